@@ -1,0 +1,29 @@
+# One command per purpose. `make install` prepares .venv; every other target prepares it by itself when needed.
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+# Python to build .venv from; the first of these that is 3.11 or newer.
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo "$$p"; break; }; done)
+# Arguments for the command behind a target: make run ARGS="--source stdin", make test ARGS="-k queue".
+ARGS ?=
+
+.PHONY: install run test check bench soak clean
+.DEFAULT_GOAL := install
+
+install: $(STAMP)
+
+# Built again only when pyproject.toml changes; the package itself is installed editable, so its code needs nothing.
+$(STAMP): pyproject.toml
+	@test -n "$(PYTHON)" || { echo "audisp needs Python 3.11 or newer; on Debian 12: apt-get install python3 python3-venv" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+			echo "python3-venv is missing; installing it: apt-get install -y python3-venv"; \
+			apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq python3-venv; \
+		else \
+			echo "$(PYTHON) cannot make a virtual environment; run: sudo apt-get install python3-venv" >&2; exit 1; \
+		fi; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test,dev,tls]'
+	@touch $@
