@@ -1,0 +1,136 @@
+"""All that a plugin author imports.
+
+A plugin package declares, through the hook `audisp_plugins`, one or more `PluginType`s. The host opens one instance
+per configured `plugins.d` file, gives it a queue of its own, and calls its deliver function with blocks. What a
+deliver function returns from is delivered; what it raises `Retry` for is offered again; what it raises `Reject` for is
+saved to a file, counted as quarantined, and not offered again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager
+from typing import Any, Final, Literal, Protocol
+
+import attrs
+import pluggy
+
+from audisp.errors import AudispError, ConfigError, ParseError, PluginError
+from audisp.parse.form import binary_form, log_form, terminal_safe
+from audisp.parse.types import type_name, type_number
+from audisp.record import MAX_RECORD, Block, join
+
+__all__ = [
+    "MAX_RECORD",
+    "AudispError",
+    "Block",
+    "ConfigError",
+    "Deliver",
+    "Delivery",
+    "Host",
+    "ParseError",
+    "PluginError",
+    "PluginType",
+    "Reject",
+    "Retry",
+    "binary_form",
+    "hookimpl",
+    "hookspec",
+    "join",
+    "log_form",
+    "terminal_safe",
+    "type_name",
+    "type_number",
+]
+
+PROJECT: Final = "audisp"
+hookspec = pluggy.HookspecMarker(PROJECT)
+hookimpl = pluggy.HookimplMarker(PROJECT)
+
+type_of_wants = Literal["blocks"]
+
+
+class Retry(AudispError):  # noqa: N818 - the name reads as an instruction to the host
+    """Raised by deliver: the block could not be taken now; offer it again, after back-off."""
+
+
+class Reject(AudispError):  # noqa: N818
+    """Raised by deliver: this block can never be taken; save it to quarantine and go on."""
+
+
+Deliver = Callable[[Block], Awaitable[None]] | Callable[[Block], None]
+"""Takes one block (the host merges what waits up to 256 KiB). A coroutine function runs in the trio loop and must not
+compute for long; a plain function runs in a thread that belongs to this plugin alone, and may block."""
+
+
+@attrs.frozen
+class Delivery:
+    """What an opened plugin yields when it can do more than deliver.
+
+    All functions run where `deliver` runs (the plugin's own thread, or the trio loop), one at a time.
+    """
+
+    deliver: Deliver
+    rotate: Callable[[], None] | None = None
+    """SIGUSR1, `audisp rotate`."""
+    resume: Callable[[], None] | None = None
+    """SIGUSR2: whatever was suspended goes on."""
+    state: Callable[[], Mapping[str, str]] | None = None
+    """Lines for the state file and `audisp status`; called from any thread, must not block."""
+
+
+class Host(Protocol):
+    """What the host offers one opened plugin. All methods may be called from any thread and never block."""
+
+    @property
+    def name(self) -> str:
+        """The plugin's name: its file's name without extension."""
+
+    @property
+    def owner(self) -> bool:
+        """True if this dispatcher owns the audit stream (source netlink), and so may write auditd's log_file."""
+
+    @property
+    def runtime_dir(self) -> str:
+        """Folder of this instance's runtime files."""
+
+    def count(self, what: str, by: int = 1) -> None:
+        """Add to a counter shown in status under this plugin."""
+
+    def say(self, level: Literal["debug", "info", "notice", "warning", "error", "critical"], message: str) -> None:
+        """Put a line in the dispatcher's own log. Escaped, rate-limited."""
+
+    def emit(self, type_: int, fields: str) -> None:
+        """Put an audit record of the plugin's own into the stream; never given back to this plugin."""
+
+    def act(self, action: str, message: str, path: str | None = None) -> None:
+        """Carry out one of auditd's actions: syslog, email, exec (path), single, halt. Returns at once."""
+
+
+Open = Callable[[Any, Host], AbstractAsyncContextManager["Deliver | Delivery"]]
+
+
+@attrs.frozen
+class PluginType:
+    """A kind of plugin that can be configured by `plugin = NAME`.
+
+    config: an attrs class; its fields are the keys allowed in the file beside the host's own. Field types: str, int,
+    bool (yes/no), pathlib.Path, tuple[str, ...] (words), Literal of words; a field without default is mandatory.
+    open: async context manager taking (config, host) and yielding a Deliver or a Delivery.
+    """
+
+    name: str
+    config: type
+    open: Open
+    wants: type_of_wants = "blocks"
+
+
+class Hooks:
+    """The hooks a plugin package may implement."""
+
+    @hookspec
+    def audisp_plugins(self) -> list[PluginType]:  # type: ignore[empty-body]
+        """The plugin types this package declares."""
+
+
+DeliverIterator = AsyncIterator[Deliver | Delivery]

@@ -1,0 +1,117 @@
+"""Record-level data: the Block, an immutable run of whole records as bytes.
+
+The canonical form of a record inside a block is the *string form* of auditd's dispatcher
+(``docs/formats/records.md``): ``type=NAME msg=audit(SEC.MSEC:SERIAL): FIELDS`` or the same after ``node=NAME ``, ended by
+one LF and holding no other LF and no NUL. Nothing is decoded; bytes stay bytes.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+MAX_RECORD: Final = 16_384
+"""Longest record, LF included, that a source lets in. auditd itself never emits more than 9,225 bytes
+(FORMAT_BUF_LEN); twice that leaves room for a later format and still bounds what a hostile line can hold."""
+
+STAMP: Final = re.compile(rb"^(?:node=[^ \n]+ )?type=[^ \n]+ msg=audit\((\d{1,20})\.(\d{1,3}):(\d{1,20})\)", re.M)
+"""The stamp of each line: seconds, milliseconds, serial. Anchored at the line's start, so that text inside a
+user-space message cannot pass for a stamp."""
+
+
+class Block:
+    """An immutable run of whole records in string form.
+
+    data: one or more lines, each ended by LF. records: how many. source: name of the source that read them.
+    arrived: time.monotonic() at which the source had them. own: how many of the records the host made for one plugin
+    alone (loss markers); they are no part of that plugin's books. spooled: read back from that plugin's spool.
+    Blocks are compared by identity.
+    """
+
+    __slots__ = ("arrived", "data", "own", "records", "source", "spooled")
+
+    def __init__(
+        self, data: bytes, records: int, source: str, arrived: float, *, own: int = 0, spooled: bool = False
+    ) -> None:
+        self.data = data
+        self.records = records
+        self.source = source
+        self.arrived = arrived
+        self.own = own
+        self.spooled = spooled
+
+    def __len__(self) -> int:
+        """Bytes of the data."""
+        return len(self.data)
+
+    def __repr__(self) -> str:
+        return f"<Block {self.records} records, {len(self.data)} bytes, from {self.source}>"
+
+    def lines(self) -> list[bytes]:
+        """The records, each with its LF."""
+        return self.data.splitlines(keepends=True) if b"\r" not in self.data else _split_lf(self.data)
+
+    def serials(self) -> list[int]:
+        """Serial of each record that has a stamp, in order."""
+        return [int(found[2]) for found in STAMP.findall(self.data)]
+
+    def first_serial(self) -> int | None:
+        """Serial of the first record that has a stamp; None if none has."""
+        found = STAMP.search(self.data)
+        return int(found[3]) if found else None
+
+    def last_serial(self) -> int | None:
+        """Serial of the last record that has a stamp; None if none has."""
+        end = len(self.data)
+        while end > 0:
+            start = self.data.rfind(b"\n", 0, end - 1) + 1
+            found = STAMP.match(self.data, start)
+            if found:
+                return int(found[3])
+            end = start
+        return None
+
+    def split(self, limit: int) -> tuple[Block | None, Block | None]:
+        """Cut at a record boundary so that the head has at most `limit` bytes. Either part may be None."""
+        if len(self.data) <= limit:
+            return self, None
+        cut = self.data.rfind(b"\n", 0, limit) + 1 if limit > 0 else 0
+        if not cut:
+            return None, self
+        head = self.data[:cut]
+        count = head.count(b"\n")
+        # The host's own markers are single-record blocks until they are joined, and joined blocks are never split
+        # before they reach their plugin; so the marks go to the part that is kept for last.
+        return (
+            Block(head, count, self.source, self.arrived, spooled=self.spooled),
+            Block(
+                self.data[cut:],
+                self.records - count,
+                self.source,
+                self.arrived,
+                own=self.own,
+                spooled=self.spooled,
+            ),
+        )
+
+
+def _split_lf(data: bytes) -> list[bytes]:
+    # bytes.splitlines also splits at CR, which a user-space message may hold.
+    parts = data.split(b"\n")
+    tail = parts.pop()
+    lines = [part + b"\n" for part in parts]
+    return [*lines, tail] if tail else lines
+
+
+def join(blocks: list[Block]) -> Block:
+    """One block with the records of all, in order; the oldest arrival is kept. `blocks` must not be empty."""
+    if len(blocks) == 1:
+        return blocks[0]
+    return Block(
+        b"".join([block.data for block in blocks]),
+        sum([block.records for block in blocks]),
+        blocks[0].source,
+        blocks[0].arrived,
+        own=sum([block.own for block in blocks]),
+        spooled=blocks[0].spooled,
+    )
