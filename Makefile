@@ -27,3 +27,28 @@ $(STAMP): pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test,dev,tls]'
 	@touch $@
+
+run: $(STAMP)
+	$(BIN)/audispd --observe $(ARGS)
+
+test: $(STAMP)
+	$(BIN)/pytest $(ARGS)
+
+# Everything but the behaviour: style, types, layers, documentation, and that what is built from here installs and runs.
+check: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pytest -q tests/test_layers.py tests/test_docs.py
+	$(BIN)/pytest -q -m 'build or not build' tests/test_package.py
+
+# Need root and the audit stream; they put the kernel's audit state back as they found it.
+bench: $(STAMP)
+	$(BIN)/python -m tests.bench.run $(ARGS)
+
+soak: $(STAMP)
+	$(BIN)/python -m tests.soak.run $(ARGS)
+
+clean:
+	rm -rf $(VENV) build dist htmlcov .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find audisp plugins tests tools -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
