@@ -26,7 +26,7 @@ KERNEL_ONLY = {
     1426: "MAC_OBJ_CONTEXTS",
 }
 
-HEAD = '''"""Names and numbers of audit record types. Written by tools/make_types.py, which names its sources; do not edit."""
+HEAD = '''"""Names and numbers of audit record types. Written by tools/make_types.py; do not edit."""
 
 from __future__ import annotations
 

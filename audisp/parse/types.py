@@ -1,4 +1,4 @@
-"""Names and numbers of audit record types. Written by tools/make_types.py, which names its sources; do not edit."""
+"""Names and numbers of audit record types. Written by tools/make_types.py; do not edit."""
 
 from __future__ import annotations
 
