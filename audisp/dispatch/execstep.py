@@ -8,7 +8,7 @@ On failure: one line on stderr, exit status 127 if the program does not exist, e
 
 memory_max is RLIMIT_DATA, not RLIMIT_AS. Since Linux 4.7 RLIMIT_DATA counts all private writable memory, that is
 what a leak eats; RLIMIT_AS would also count address space that is only reserved, of which Go, Java and sanitizers take
-gigabytes at start, and mapped libraries. Shared memory is counted by neither of use here.
+gigabytes at start, and mapped libraries. Shared memory is not counted.
 """
 
 from __future__ import annotations
@@ -47,11 +47,11 @@ def main(argv: list[str]) -> NoReturn:
         apply(spec)
     except OSError as error:
         fail(126, program, f"{error.filename or step}: {error.strerror}")
-    except ValueError as error:
+    except (ValueError, TypeError, KeyError) as error:
         fail(126, program, f"{step}: {error}")
     reset_signals()
     try:
-        os.execve(program, argv[3:], {})
+        os.execve(program, argv[3:], {})  # noqa: S606 - becoming that program is this file's purpose
     except FileNotFoundError as error:
         fail(127, program, str(error.strerror))
     except OSError as error:

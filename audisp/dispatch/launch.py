@@ -97,7 +97,7 @@ class Launched:
         return True
 
     def poll(self) -> Ended | None:
-        """Reap the child if it has ended. Never blocks. May be called from any thread."""
+        """Reap the child if it has ended. Never blocks. To be called in the thread whose task waits, if one does."""
         with self._lock:
             if self._ended is not None:
                 return self._ended
@@ -119,13 +119,14 @@ class Launched:
             if ended is not None:
                 await trio.lowlevel.checkpoint()
                 return ended
-            await trio.lowlevel.wait_readable(self._pidfd)
+            with contextlib.suppress(trio.ClosedResourceError):  # reaped by poll meanwhile
+                await trio.lowlevel.wait_readable(self._pidfd)
 
     def _finish(self, ended: Ended) -> None:
         self._ended = ended
         pidfd, self._pidfd = self._pidfd, -1
-        # wait_readable may have this descriptor registered in another thread's loop: trio wakes such a task when told.
-        with contextlib.suppress(RuntimeError):  # outside trio there is no loop to tell
+        # A task that waits for this descriptor must be woken before it closes: a closed one wakes nobody.
+        with contextlib.suppress(RuntimeError):  # outside trio there is no such task
             trio.lowlevel.notify_closing(pidfd)
         os.close(pidfd)
 
@@ -337,7 +338,7 @@ def _inheritable() -> list[int]:
 
 
 def _reset_oom(pid: int) -> None:
-    # auditd's children of a later generation inherit its -1000, by accident; a plugin that eats memory must be killable.
+    # auditd's later children inherit its -1000, by accident; a plugin that eats memory must be killable.
     try:
         with open("/proc/self/oom_score_adj", "rb") as file:
             if int(file.read()) >= 0:

@@ -103,12 +103,12 @@ def keep(names_with_reasons: Mapping[str, Sequence[str]]) -> list[str]:
     """
     wanted = 0
     lines = []
-    for name, reasons in names_with_reasons.items():
+    for name in names_with_reasons:
         number = capability_number(name)
         if number is None:
             raise PrivilegeError(f"{name!r} is no capability")
         wanted |= 1 << number
-    effective, permitted, _ = _capget()
+    permitted = _capget()[1]
     if not permitted:
         return ["no capabilities to give up: not started as root"]
     threads = len(os.listdir("/proc/self/task"))
