@@ -50,11 +50,11 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 type_of_wants = Literal["blocks"]
 
 
-class Retry(AudispError):  # noqa: N818 - the name reads as an instruction to the host
+class Retry(AudispError):
     """Raised by deliver: the block could not be taken now; offer it again, after back-off."""
 
 
-class Reject(AudispError):  # noqa: N818
+class Reject(AudispError):
     """Raised by deliver: this block can never be taken; save it to quarantine and go on."""
 
 
