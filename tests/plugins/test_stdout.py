@@ -155,8 +155,7 @@ async def test_open_writes_full_lines_to_a_file(host: BookingHost, tmp_path: Pat
     program = (
         "import sys, trio; sys.path[:0] = sys.argv[1:]\n"
         "from audisp_plugins.stdout import *\n"
-        "from tests.needs import ROOT
-from tests.plugins.booking import *\n"
+        "from tests.plugins.booking import *\n"
         "async def main():\n"
         "    host = BookingHost('stdout', '/', False)\n"
         "    async with open_stdout(StdoutConfig(), host) as delivery:\n"
