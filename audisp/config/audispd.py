@@ -1,0 +1,78 @@
+"""audispd.conf: our own settings that belong to no plugin, beside auditd.conf. Every key has a default."""
+
+# ruff: noqa: RUF009 - key() makes an attrs field, as attrs.field does
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Final
+
+import attrs
+
+from audisp.config.files import OWN_CONF, read_checked
+from audisp.config.grammar import ConfigErrors, parse, shown
+from audisp.config.schema import build, key, keys, one
+from audisp.config.values import capabilities, size
+from audisp.errors import ConfigError
+
+NAME: Final = "audispd.conf"
+
+
+def _folder(words: tuple[str, ...]) -> Path:
+    word = one(words)
+    if not word.startswith("/") or word.strip("/") == "":
+        raise ValueError(f"{shown(word)} is not the absolute path of a folder")
+    return Path(word)
+
+
+@attrs.frozen
+class AudispdConf:
+    """audispd.conf. Sizes are bytes (K, M, G in the file), times are seconds."""
+
+    source: tuple[str, ...] = key(("netlink",), repeat=True, rest=True)
+    """netlink, multicast, unix:PATH, stdin or file:PATH; once per source. The option --source replaces all."""
+    runtime_dir: Path = key(Path("/run/audisp"), read=_folder)
+    """Folder of the control socket, the state file and whatever else lives as long as the process."""
+    state_dir: Path = key(Path("/var/lib/audisp"), read=_folder)
+    """Folder of what outlives the process: the last serial, the books."""
+    spill_dir: Path = key(Path("/var/spool/audisp"), read=_folder)
+    """Folder of the queues that spill to disk, one folder per plugin in it."""
+    drain_timeout: float = key(10.0, min=0, max=3600)
+    """How long SIGTERM waits for queues to empty."""
+    spill_min_free: int = key(256 << 20, read=functools.partial(size))
+    """What a spill leaves free on its file system."""
+    keep_bad_bytes: int = key(64 << 10, read=functools.partial(size, high=64 << 20))
+    """How much rejected input is kept aside per source, for a person to look at."""
+    rcvbuf: int = key(8 << 20, read=functools.partial(size, low=64 << 10, high=1 << 30))
+    """Receive buffer of the netlink sockets (SO_RCVBUFFORCE where allowed)."""
+    own_activity_warn: int = key(20, max=100)
+    """Warn when this share, in percent, of 10 s of records is about ourselves; 0 = never."""
+    control: bool = True
+    """Whether there is a control socket (audisp status, rotate, resume)."""
+    capabilities: tuple[str, ...] = key((), read=capabilities)
+    """Capabilities to keep besides those that the configured parts name."""
+
+
+def load(path: Path, *, allow_links: bool = False) -> tuple[AudispdConf, list[str]]:
+    """audispd.conf and notices about it; a missing file is the defaults, without a notice. Raises ConfigErrors."""
+    try:
+        data = read_checked(path, OWN_CONF, allow_links=allow_links)
+    except FileNotFoundError:
+        return AudispdConf(), []
+    except ConfigError as problem:
+        raise ConfigErrors([problem]) from problem
+    return read(data, path), []
+
+
+def read(data: bytes, path: Path) -> AudispdConf:
+    """As `load`, from the file's content."""
+    settings, errors = parse(data, path)
+    conf, more = build(AudispdConf, settings, path)
+    errors += more
+    if errors or conf is None:
+        raise ConfigErrors(sorted(errors, key=lambda error: error.line or 0))
+    return conf
+
+
+KEYS: Final = tuple(keys(AudispdConf))
+"""Every key of audispd.conf."""

@@ -1,0 +1,288 @@
+"""auditd.conf: every key that auditd 4.2 knows, with its ranges, its built-in defaults and its cross-checks.
+
+Where auditd's code and its manual disagree the code is followed (upstream.md section 3; docs/compatibility.md).
+Keys that only matter to a collector are validated and kept, so that a file is judged as auditd judges it.
+"""
+
+# ruff: noqa: RUF009 - key() makes an attrs field, as attrs.field does
+from __future__ import annotations
+
+import functools
+import grp
+import os
+import stat
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import attrs
+
+from audisp.config.files import AUDITD_CONF, read_checked
+from audisp.config.grammar import ConfigErrors, Setting, parse, shown
+from audisp.config.schema import DIGITS, INT_MAX, build, choice, key, keys, number, one
+from audisp.config.values import Action, action
+from audisp.errors import ConfigError
+
+Space = tuple[int, Literal["MiB", "%"]]
+
+SHORTEST_FOLDER: Final = 4
+"""auditd demands a folder name at least as long as /var (3.0.9, 4.2)."""
+
+LOW_Q_DEPTH: Final = 512
+"""auditd warns below this."""
+
+REPORT_UNITS: Final = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400, "M": 30 * 86_400}
+REPORT_MAX: Final = 40 * 86_400
+REPORT_LONG: Final = 6 * 3600
+"""auditd warns above this."""
+
+REMOVED: Final = ("dispatcher", "disp_qos")
+"""Keys of auditd 2 that auditd still takes, and ignores."""
+
+_LOG: Final = ("ignore", "syslog", "exec", "suspend", "rotate", "keep_logs")
+_SPACE: Final = ("ignore", "syslog", "rotate", "email", "exec", "suspend", "single")
+_ADMIN: Final = (*_SPACE, "halt")
+_FULL: Final = ("ignore", "syslog", "rotate", "exec", "suspend", "single", "halt")
+_ERROR: Final = ("ignore", "syslog", "exec", "suspend", "single", "halt")
+
+
+def _act(default: str, choices: tuple[str, ...]) -> Any:
+    return key(Action(default), read=functools.partial(action, choices=choices))
+
+
+def _space(words: tuple[str, ...]) -> Space:
+    word = one(words)
+    if not word.endswith("%"):
+        return number(word), "MiB"
+    try:
+        return number(word[:-1], {"max": 99}), "%"
+    except ValueError:
+        raise ValueError(f"{shown(word)} is neither MiB in digits nor a share from 0% to 99%") from None
+
+
+def _group(words: tuple[str, ...]) -> int:
+    word = one(words)
+    if word.isascii() and word.isdigit():
+        return number(word)
+    try:
+        return grp.getgrnam(word).gr_gid
+    except (KeyError, UnicodeEncodeError):
+        raise ValueError(f"there is no group {shown(word)}") from None
+
+
+def _log_file(words: tuple[str, ...]) -> Path:
+    word = one(words)
+    folder, _, name = word.rpartition("/")
+    if len(folder) < SHORTEST_FOLDER or not name:
+        raise ValueError(f"{shown(word)} is not the full name of a file in a folder such as /var/log/audit")
+    if not os.path.isdir(folder):
+        raise ValueError(f"there is no folder {shown(folder)}")
+    path = Path(word)
+    try:
+        found = path.lstat()
+    except OSError:
+        return path
+    if not stat.S_ISREG(found.st_mode):
+        raise ValueError(f"{shown(word)} is not a regular file")
+    return path
+
+
+def _ports(words: tuple[str, ...]) -> tuple[int, int]:
+    word = one(words)
+    low, dash, high = word.partition("-")
+    first = number(low, {"max": 65_535})
+    last = number(high, {"max": 65_535}) if dash else first
+    if last < first:
+        raise ValueError(f"{shown(word)} ends before it begins")
+    return first, last
+
+
+def _report(words: tuple[str, ...]) -> int:
+    word = one(words)
+    unit = word[-1] if word[-1] in REPORT_UNITS else ""
+    digits = word[: len(word) - len(unit)]
+    if not (digits.isascii() and digits.isdigit() and len(digits) <= DIGITS):
+        raise ValueError(f"{shown(word)} is not a number with one of s, m, h, d, M (months) behind it")
+    value = int(digits) * REPORT_UNITS[unit]
+    if value > REPORT_MAX:
+        raise ValueError(f"{shown(word)} is more than 40 days")
+    return value
+
+
+def _mail(words: tuple[str, ...]) -> str:
+    # Whether the domain can be resolved is asked when mail is sent: no name look-up holds up a start.
+    word = one(words)
+    if len(word) < 2:
+        raise ValueError(f"{shown(word)} is too short for an account")
+    bad = [char for char in word if not (char.isascii() and (char.isalnum() or char in "@.-_"))]
+    if bad:
+        raise ValueError(f"{shown(word)} has {shown(bad[0])} in it; letters, digits, and @ . - _ are allowed")
+    _, at, domain = word.partition("@")
+    if at and "." not in domain:
+        raise ValueError(f"{shown(word)} needs a full domain after '@'")
+    return word
+
+
+def _listen(words: tuple[str, ...]) -> int:
+    number(one(words), {"min": 1, "max": 65_535})
+    raise ValueError("receiving from other machines is refused until the collector exists: take this line out")
+
+
+def _format(words: tuple[str, ...]) -> str:
+    word = choice(one(words), ("raw", "enriched", "nolog"))
+    if word == "enriched":
+        raise ValueError("ENRICHED comes with the event model; until then set RAW")
+    return word
+
+
+def _transport(words: tuple[str, ...]) -> str:
+    word = choice(one(words), ("tcp", "tls", "krb5"))
+    if word == "krb5":
+        raise ValueError("Kerberos is not supported: tcp or tls")
+    return word
+
+
+def _absolute(words: tuple[str, ...]) -> Path:
+    word = one(words)
+    if not word.startswith("/"):
+        raise ValueError(f"{shown(word)} is not an absolute path")
+    return Path(word)
+
+
+def _identity(words: tuple[str, ...]) -> str:
+    word = one(words)
+    if not (len(word) <= 255 and all(0x21 <= ord(char) <= 0x7E for char in word)):
+        raise ValueError(f"{shown(word)} is not 1 to 255 printable ASCII characters")
+    return word
+
+
+@attrs.frozen
+class AuditdConf:
+    """auditd.conf. Keys, ranges and defaults are those built into auditd, except log_format (see `load`)."""
+
+    local_events: bool = True
+    write_logs: bool = True
+    log_file: Path = key(Path("/var/log/audit/audit.log"), read=_log_file)
+    log_format: Literal["raw", "nolog"] = key("raw", read=_format)
+    log_group: int = key(0, read=_group)
+    """gid; a name is looked up when the file is read."""
+    priority_boost: int = 4
+    flush: Literal["none", "incremental", "incremental_async", "data", "sync"] = "none"
+    freq: int = 0
+    """Records between two flushes, with flush incremental or incremental_async."""
+    num_logs: int = key(0, max=999)
+    name_format: Literal["none", "hostname", "fqd", "numeric", "user"] = "none"
+    name: str | None = None
+    max_log_file: int = 0
+    """MiB."""
+    max_log_file_action: Action = _act("ignore", _LOG)
+    space_left: Space = key((0, "MiB"), read=_space)
+    admin_space_left: Space = key((0, "MiB"), read=_space)
+    space_left_action: Action = _act("ignore", _SPACE)
+    admin_space_left_action: Action = _act("ignore", _ADMIN)
+    disk_full_action: Action = _act("ignore", _FULL)
+    disk_error_action: Action = _act("syslog", _ERROR)
+    verify_email: bool = True
+    action_mail_acct: str = key("root", read=_mail)
+    tcp_listen_port: int | None = key(None, read=_listen)
+    tcp_listen_queue: int = key(5, min=1, max=65_535)
+    tcp_max_per_addr: int = key(1, min=1, max=1024)
+    use_libwrap: bool = True
+    tcp_client_ports: tuple[int, int] = key((0, 65_535), read=_ports)
+    tcp_client_max_idle: int = 0
+    """Seconds, 0 = for ever."""
+    transport: Literal["tcp", "tls"] = key("tcp", read=_transport)
+    enable_krb5: bool = False
+    krb5_principal: str = "auditd"
+    krb5_key_file: Path = Path("/etc/audit/audit.key")
+    tls_auth: Literal["psk"] = "psk"
+    tls_crypto_profile: Literal["compatible", "system", "pqc"] = "compatible"
+    tls_psk_file: Path | None = key(None, read=_absolute)
+    tls_psk_identity: str | None = key(None, read=_identity)
+    tls_allowed_clients: Path | None = key(None, read=_absolute)
+    tls_cipher_suites: str | None = None
+    tls_key_exchange: str | None = None
+    tls_require_pqc: bool = False
+    distribute_network: bool = False
+    q_depth: int = key(2000, min=1, max=99_999)
+    """Records; each plugin's queue gets this times 8,970 bytes."""
+    overflow_action: Literal["ignore", "syslog", "suspend", "single", "halt"] = "syslog"
+    max_restarts: int = 10
+    plugin_dir: Path = Path("/etc/audit/plugins.d")
+    end_of_event_timeout: int = 2
+    """Seconds."""
+    report_interval: int = key(0, read=_report)
+    """Seconds, 0 = never."""
+
+
+def load(path: Path, *, allow_links: bool = False) -> tuple[AuditdConf, list[str]]:
+    """auditd.conf and notices about it. A missing file means the defaults, with a notice.
+
+    A file without log_format is taken as RAW, with a notice: auditd's own default is ENRICHED. Raises ConfigErrors.
+    """
+    try:
+        data = read_checked(path, AUDITD_CONF, allow_links=allow_links)
+    except FileNotFoundError:
+        return AuditdConf(), [f"{path}: there is no such file, the built-in defaults are used"]
+    except ConfigError as problem:
+        raise ConfigErrors([problem]) from problem
+    return read(data, path)
+
+
+def read(data: bytes, path: Path) -> tuple[AuditdConf, list[str]]:
+    """As `load`, from the file's content."""
+    settings, errors = parse(data, path)
+    conf, more = build(AuditdConf, settings, path, ignore=REMOVED)
+    errors += more
+    if conf is not None:
+        errors += _cross(conf, {setting.key: setting.line for setting in settings}, path)
+    if errors or conf is None:
+        raise ConfigErrors(sorted(errors, key=lambda error: error.line or 0))
+    if conf.log_format == "nolog":
+        conf = attrs.evolve(conf, write_logs=False)
+    return conf, _notices(conf, settings, path)
+
+
+def _cross(conf: AuditdConf, lines: Mapping[str, int], path: Path) -> Iterable[ConfigError]:
+    """What is wrong with keys that are right each by itself."""
+
+    def error(name: str, message: str) -> ConfigError:
+        return ConfigError(message, path=path, line=lines.get(name), key=name)
+
+    space, admin = conf.space_left, conf.admin_space_left
+    if space[1] == admin[1] and space[0] <= admin[0]:
+        yield error("space_left", f"{_spell(space)} must be more than admin_space_left ({_spell(admin)})")
+    if conf.flush in ("incremental", "incremental_async") and conf.freq == 0:
+        yield error("flush", f"{conf.flush} needs freq, the number of records between two flushes")
+    if conf.name_format == "user" and conf.name is None:
+        yield error("name_format", "user needs the key name")
+    if conf.enable_krb5:
+        yield error("enable_krb5", "Kerberos is not supported: set no, or take the line out")
+
+
+def _spell(space: Space) -> str:
+    return f"{space[0]}%" if space[1] == "%" else f"{space[0]} MiB"
+
+
+def _notices(conf: AuditdConf, settings: Iterable[Setting], path: Path) -> list[str]:
+    lines = {setting.key: setting.line for setting in settings}
+    found: list[tuple[str, str]] = [(name, "is no longer used by auditd, and ignored") for name in REMOVED]
+    found.append(("enable_krb5", "is obsolete"))
+    if conf.log_format == "nolog":
+        found.append(("log_format", "NOLOG is obsolete: set write_logs = no"))
+    if conf.q_depth < LOW_Q_DEPTH:
+        found.append(("q_depth", f"{conf.q_depth} is low; auditd advises {LOW_Q_DEPTH} or more"))
+    if conf.report_interval > REPORT_LONG:
+        found.append(("report_interval", "is longer than 6 hours"))
+    if conf.freq and conf.flush not in ("incremental", "incremental_async"):
+        found.append(("freq", f"has no effect with flush = {conf.flush}"))
+    notices = [f"{path}:{lines[name]}: {name}: {message}" for name, message in found if name in lines]
+    if "log_format" not in lines:
+        notices.append(f"{path}: log_format: is not set; RAW is used, where auditd would use ENRICHED")
+    return notices
+
+
+KEYS: Final = tuple(keys(AuditdConf))
+"""Every key of auditd.conf."""
+
+__all__ = ["INT_MAX", "KEYS", "REMOVED", "Action", "AuditdConf", "Space", "load", "read"]

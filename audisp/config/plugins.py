@@ -1,0 +1,356 @@
+"""plugins.d: one configured plugin per name, from NAME.conf (auditd's keys), NAME.audisp (ours), or both.
+
+NAME.conf is judged as auditd judges it (upstream.md section 1). NAME.audisp beside it adds our keys, and auditd skips
+it. NAME.audisp alone is a plugin that auditd does not know: `plugin =` for one inside this process, `path =` for a
+child program. One bad file costs its own plugin and no other.
+"""
+
+# ruff: noqa: RUF009 - key() makes an attrs field, as attrs.field does
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import pwd
+import re
+import stat
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final, Literal, TypeVar
+
+import attrs
+
+from audisp.config.files import PLUGIN_CONF, check_folders, check_program, read_checked
+from audisp.config.grammar import ConfigErrors, Setting, parse, shown
+from audisp.config.schema import build, key, keys, located, number, one, unknown
+from audisp.config.values import capabilities, size
+from audisp.errors import ConfigError
+
+T = TypeVar("T")
+
+MAX_FILES: Final = 1000
+"""Most files read from one folder. A hundred times a full one."""
+
+MIN_QUEUE: Final = 64 << 10
+"""Smallest queue in bytes: four of the longest records that a source lets in."""
+
+SHORTEST_FOLDER: Final = 4
+"""auditd demands that the folder of `path` has at least four characters (upstream.md 1.3)."""
+
+AF_UNIX: Final = "af_unix"
+"""Our plugin that stands in for auditd's builtin_af_unix."""
+
+_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_+@~-]*\Z")
+"""A plugin's name: it becomes a folder's name, a word in audit records and in status."""
+
+_ENTRY: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*\Z")
+
+_UPSTREAM: Final = ("active", "direction", "path", "type", "args", "format")
+_OVERFLOW = Literal["ignore", "syslog", "suspend", "single", "halt", "drop_oldest", "drop_newest", "spill"]
+_FOR_CHILDREN: Final = ("user", "capabilities", "nice", "memory_max")
+
+
+def _user(words: tuple[str, ...]) -> str:
+    word = one(words)
+    try:
+        if word.isascii() and word.isdigit():
+            pwd.getpwuid(number(word))
+        else:
+            pwd.getpwnam(word)
+    except (KeyError, UnicodeEncodeError):
+        raise ValueError(f"there is no user {shown(word)}") from None
+    return word
+
+
+def _event_model(_words: tuple[str, ...]) -> None:
+    raise ValueError("needs the event model, which is not there yet: take this line out")
+
+
+def _isolation(words: tuple[str, ...]) -> str:
+    if one(words).lower() == "none":
+        return "none"
+    raise ValueError("only 'none' is there yet; a plugin in a process of its own is a child program (path =)")
+
+
+@attrs.frozen(kw_only=True)
+class HostKeys:
+    """The keys with which the host treats one plugin. Sizes are bytes (K, M, G in the file), times are seconds.
+
+    None: the dispatcher's own default, or what auditd.conf says for all.
+    """
+
+    required: bool | None = None
+    """Live sources wait for this plugin when its queue is full."""
+    overflow_action: _OVERFLOW | None = None
+    queue_bytes: int | None = key(None, read=functools.partial(size, low=MIN_QUEUE))
+    queue_records: int | None = key(None, min=1)
+    spill_bytes: int | None = key(None, read=functools.partial(size, low=1 << 20))
+    spill_min_free: int | None = key(None, read=functools.partial(size))
+    filter_keep: tuple[str, ...] = key((), repeat=True, rest=True, read=_event_model)
+    filter_drop: tuple[str, ...] = key((), repeat=True, rest=True, read=_event_model)
+    shape: str | None = key(None, read=_event_model)
+    isolation: Literal["none"] = key("none", read=_isolation)
+    user: str | None = key(None, read=_user)
+    capabilities: tuple[str, ...] | None = key(None, read=capabilities)
+    nice: int | None = key(None, min=-20, max=19)
+    memory_max: int | None = key(None, read=functools.partial(size, low=1 << 20))
+    max_restarts: int | None = None
+    restart_delay: float = key(0.1, min=0, max=3600)
+    restart_delay_max: float = key(30.0, min=0, max=86_400)
+    deliver_timeout: float = key(60.0, min=0.1, max=86_400)
+
+    def __attrs_post_init__(self) -> None:
+        if self.restart_delay_max < self.restart_delay:
+            raise ConfigError(
+                f"{self.restart_delay_max:g} is below restart_delay ({self.restart_delay:g})", key="restart_delay_max"
+            )
+
+
+HOST_KEYS: Final = tuple(keys(HostKeys))
+"""Our keys that every plugin may have."""
+
+
+@attrs.frozen
+class _Upstream:
+    """auditd's own keys of a plugin."""
+
+    active: bool = False
+    direction: str | None = None
+    path: str | None = None
+    type: Literal["always", "builtin"] = "always"
+    args: tuple[str, ...] = ()
+    format: Literal["string", "binary"] = "string"
+
+
+@attrs.frozen(kw_only=True)
+class PluginConf(HostKeys):
+    """One configured plugin.
+
+    path: NAME.conf, or NAME.audisp where that stands alone. command: program and arguments of a child; else plugin:
+    entry point or /path/file.py. settings: what is for the plugin's own schema (`settings_of`). fingerprint: changes
+    when either file or the program does. notices: lines for the log. An inactive one is parsed in full, an active one
+    has also passed upstream's checks of its program, or `check_folders` for its own file.
+    """
+
+    name: str
+    path: Path
+    active: bool = False
+    command: tuple[str, ...] | None = None
+    format: Literal["string", "binary"] = "string"
+    plugin: str | None = None
+    settings: tuple[Setting, ...] = ()
+    fingerprint: bytes = b""
+    notices: tuple[str, ...] = ()
+
+
+def settings_of(conf: PluginConf, schema: type[T]) -> T:
+    """The plugin's own settings as its schema says. Raises ConfigErrors, or TypeError for a schema that is no schema.
+
+    The host's keys never reach a schema: one that claims any of them is refused.
+    """
+    taken = sorted({*keys(schema)} & {*HOST_KEYS, "active", "plugin"})
+    if taken:
+        raise TypeError(f"{schema.__name__}: {', '.join(taken)} are keys of the host")
+    value, errors = build(schema, conf.settings, conf.path, hints=(*HOST_KEYS, "active", "plugin"))
+    if errors or value is None:
+        raise ConfigErrors(errors)
+    return value
+
+
+@attrs.frozen
+class _Found:
+    """The files of one name."""
+
+    conf: str | None = None
+    ours: str | None = None
+
+
+def scan(folder: Path) -> tuple[list[PluginConf], list[ConfigError]]:
+    """Every plugin of a folder in order of name, and what is wrong with the others.
+
+    The stem of an error's path is the name of the plugin it costs; an error about the folder itself has its path.
+    Names are skipped as auditd skips them (upstream.md 1.1), except that `.audisp` is ours.
+    """
+    try:
+        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as problem:
+        return [], [ConfigError(f"no plugins, the folder cannot be opened: {problem.strerror}", path=folder)]
+    try:
+        found, errors = _names(os.listdir(fd), folder)
+        confs: list[PluginConf] = []
+        for name in sorted(found):
+            try:
+                confs.append(_load(name, found[name], folder, fd))
+            except ConfigErrors as problems:
+                errors.extend(problems.errors)
+            except ConfigError as problem:
+                errors.append(problem)
+        return confs, errors
+    finally:
+        os.close(fd)
+
+
+def _names(files: Sequence[str], folder: Path) -> tuple[dict[str, _Found], list[ConfigError]]:
+    found: dict[str, _Found] = {}
+    errors: list[ConfigError] = []
+    for file in sorted(files):
+        name, dot, suffix = file.partition(".")
+        if not name or suffix not in ("", "conf", "audisp") or (dot and not suffix):
+            continue
+        if not _NAME.match(name):
+            errors.append(
+                ConfigError(f"{shown(name)} is no plugin name: letters, digits, _ - + @ ~ only", path=folder / file)
+            )
+            continue
+        if len(found) >= MAX_FILES:
+            errors.append(ConfigError(f"more than {MAX_FILES} files, the rest is left out", path=folder))
+            break
+        so_far = found.get(name, _Found())
+        if suffix == "audisp":
+            found[name] = attrs.evolve(so_far, ours=file)
+        elif so_far.conf is not None:
+            errors.append(ConfigError(f"is left out: {so_far.conf} is a plugin of the same name", path=folder / file))
+        else:
+            found[name] = attrs.evolve(so_far, conf=file)
+    return found, errors
+
+
+def _load(name: str, files: _Found, folder: Path, fd: int) -> PluginConf:
+    """One plugin from its files. Raises ConfigError or ConfigErrors."""
+    main = folder / (files.conf or files.ours or name)
+    digest = hashlib.sha256()
+    settings: dict[str, list[Setting]] = {}
+    errors: list[ConfigError] = []
+    notices: list[str] = []
+    for file in (files.conf, files.ours):
+        settings[file or ""] = []
+        if file is None:
+            continue
+        try:
+            data = read_checked(file, PLUGIN_CONF, dir_fd=fd, name=folder / file)
+        except FileNotFoundError:
+            notices.append(f"{folder / file}: leads to no file, and is taken as inactive")
+            continue
+        digest.update(b"%d:" % len(data) + data)
+        settings[file], wrong = parse(data, folder / file)
+        errors += wrong
+    if files.conf is not None and files.ours is not None:
+        errors += _misplaced(settings[files.ours], files.conf)
+    both = [*settings[files.conf or ""], *settings[files.ours or ""]]
+    conf = _assemble(name, main, both, errors, notices, in_conf=files.conf is not None)
+    return attrs.evolve(conf, fingerprint=_fingerprint(digest, conf))
+
+
+def _misplaced(settings: Sequence[Setting], conf: str) -> list[ConfigError]:
+    """auditd's keys in the .audisp file beside a .conf: they would be true for us and not for auditd."""
+    return [
+        located(setting, f"belongs into {conf}, where auditd sees it too", "")
+        for setting in settings
+        if setting.key in (*_UPSTREAM, "plugin")
+    ]
+
+
+def _assemble(
+    name: str, path: Path, settings: list[Setting], errors: list[ConfigError], notices: list[str], *, in_conf: bool
+) -> PluginConf:
+    last = {setting.key: setting for setting in settings}
+    plugin = last.get("plugin")
+    inside = plugin is not None and not in_conf
+    if plugin is not None and in_conf and plugin.file == path:
+        errors.append(located(plugin, f"belongs into {name}.audisp alone: auditd would refuse this file", path))
+    claimed = ("active", "plugin", "path") if inside else _UPSTREAM
+    upstream, wrong = build(
+        _Upstream, [each for each in settings if each.key in claimed and each.key != "plugin"], path
+    )
+    errors += wrong
+    host, wrong = build(HostKeys, [each for each in settings if each.key in HOST_KEYS], path)
+    errors += wrong
+    rest = [each for each in settings if each.key not in (*claimed, *HOST_KEYS, "plugin")]
+    entry: str | None = None
+    builtin = upstream is not None and (upstream.path or "").lower().startswith("builtin_")
+    if plugin is not None and inside:
+        entry = _entry(plugin, errors)
+        errors += [
+            located(last[each], "is for a child program (path =), not for a plugin in this process", path)
+            for each in (*_FOR_CHILDREN, "path")
+            if each in last
+        ]
+    elif builtin:
+        entry = AF_UNIX
+        notices.append(f"{path}:{last['path'].line}: path: {last['path'].text} is our own plugin {AF_UNIX}")
+        rest = [*(each for each in settings if each.key == "args"), *rest]
+    else:
+        errors += [unknown(each, path, (*_UPSTREAM, *HOST_KEYS, "plugin")) for each in rest]
+        rest = []
+    if upstream is not None and upstream.type == "builtin" and not inside:
+        notices.append(f"{path}:{last['type'].line}: type: builtin is obsolete, and taken as always")
+    if errors or upstream is None or host is None:
+        raise ConfigErrors(sorted(errors, key=lambda error: (str(error.path), error.line or 0)))
+    command = None
+    if entry is None and upstream.path is not None:
+        command = (upstream.path, *upstream.args)
+        _check_path(last["path"], path)
+    if upstream.active:
+        if command is not None:
+            check_program(command[0], path, last["path"].line)
+        elif entry is None:
+            raise ConfigError(
+                "is missing: the program to start (or plugin, in a .audisp file alone)", path=path, key="path"
+            )
+        elif entry.startswith("/"):
+            _check_code(entry, plugin, path)
+    return PluginConf(
+        name=name,
+        path=path,
+        active=upstream.active,
+        command=command,
+        format=upstream.format,
+        plugin=entry,
+        settings=tuple(rest),
+        notices=tuple(notices),
+        **attrs.asdict(host, recurse=False),
+    )
+
+
+def _entry(setting: Setting, errors: list[ConfigError]) -> str:
+    """The value of `plugin`: an entry point's name or a file's."""
+    try:
+        word = one(setting.words)
+        if not (_ENTRY.match(word) or (word.startswith("/") and word.endswith(".py"))):
+            raise ValueError(f"{shown(word)} is neither the name of an installed plugin nor /path/to/file.py")
+    except ValueError as problem:
+        errors.append(located(setting, str(problem), ""))
+        return ""
+    return word
+
+
+def _check_path(setting: Setting, path: Path) -> None:
+    """What auditd demands of `path` even in an inactive file, and that it is absolute."""
+    folder = setting.words[0].rpartition("/")[0]
+    if not folder.startswith("/"):
+        raise located(setting, f"{shown(setting.words[0])} is not an absolute path", path)
+    if len(folder) < SHORTEST_FOLDER:
+        raise located(setting, f"the folder {shown(folder)} is shorter than {SHORTEST_FOLDER} characters", path)
+
+
+def _check_code(file: str, setting: Setting | None, path: Path) -> None:
+    try:
+        check_folders(file)
+    except ConfigError as problem:
+        raise ConfigError(str(problem), path=path, line=setting.line if setting else None, key="plugin") from problem
+
+
+def _fingerprint(digest: hashlib._Hash, conf: PluginConf) -> bytes:
+    """Hash of both files' content and of which program, or file of code, stands behind them right now."""
+    program = conf.command[0] if conf.command else conf.plugin if conf.plugin and conf.plugin.startswith("/") else None
+    if program is not None:
+        try:
+            found = os.stat(program)
+        except OSError:
+            digest.update(b"gone")
+        else:
+            digest.update(
+                b"%d %d %d %d %d"
+                % (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, stat.S_IMODE(found.st_mode))
+            )
+    return digest.digest()
