@@ -24,8 +24,9 @@ $(STAMP): pyproject.toml
 		else \
 			echo "$(PYTHON) cannot make a virtual environment; run: sudo apt-get install python3-venv" >&2; exit 1; \
 		fi; }
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test,dev,tls]'
+	@$(BIN)/python -c 'import pip' 2>/dev/null || $(PYTHON) -m venv --clear $(VENV)
+	@echo "installing audisp and its tools into $(VENV)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test,dev,tls]'
 	@touch $@
 
 run: $(STAMP)

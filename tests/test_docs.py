@@ -8,6 +8,7 @@ import importlib.util
 import inspect
 import re
 import shlex
+import sys
 import tomllib
 import warnings
 from collections.abc import Iterator
@@ -19,7 +20,9 @@ from urllib.parse import unquote
 import pytest
 
 from audisp import plugin
+from audisp.config import schema
 from tests.needs import ROOT
+from tests.plugins.booking import BookingHost, block_of, record
 
 PAGES: Final = sorted(
     path
@@ -194,8 +197,24 @@ def test_every_key_of_a_bundled_plugin_is_documented(name: str) -> None:
     if importlib.util.find_spec(point.module) is None:
         pytest.skip(f"{point.module} does not exist")
     text = page.read_text()
-    schema = importlib.import_module("audisp.config.schema")
     declared: list[plugin.PluginType] = point.load().audisp_plugins()
     assert name in {type_.name for type_ in declared}
     for type_ in declared:
         assert not {key for key in schema.keys(type_.config) if not _says(text, key)}
+
+
+async def test_the_example_plugin_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    guide = (ROOT / "docs" / "writing-plugins.md").read_text()
+    (code,) = [code for language, code, _ in _fences(guide) if language == "python"]
+    (tmp_path / "pick.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    example = importlib.import_module("pick")
+    monkeypatch.setitem(sys.modules, "pick", example)
+    (declared,) = example.audisp_plugins()
+    config = declared.config(out=tmp_path / "out", only="CWD")
+    host = BookingHost("pick", str(tmp_path), owner=False)
+    async with declared.open(config, host) as deliver:
+        deliver(block_of([record(7, kind=b"SYSCALL"), record(7, b'cwd="/root"', kind=b"CWD"), record(7, b"", b"EOE")]))
+    assert (tmp_path / "out").read_bytes() == b'type=CWD msg=audit(1700000000.123:7): cwd="/root"\n'
+    assert host.counts == {"picked": 1}
+    assert set(schema.keys(declared.config)) == {"out", "only"}
