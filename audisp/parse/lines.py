@@ -29,7 +29,7 @@ class LineReader:
 
     def __init__(self, max_record: int = MAX_RECORD) -> None:
         self.bad: list[Rejected] = []
-        self.rejected = self.rejected_bytes = self.skipped = self.resyncs = self.unterminated = 0
+        self.rejected = self.rejected_bytes = self.skipped = self.resyncs = self.unterminated = self.accepted_bytes = 0
         self._max = max_record
         self._kept = min(DATA_KEPT, max_record)  # of an oversized line no more is certain to be at hand at once
         self._good: list[bytes] = []
@@ -83,6 +83,7 @@ class LineReader:
         if whole and self._fault(tail) is None:
             self._good.append(tail + b"\n")
             self._records += 1
+            self.accepted_bytes += len(tail)
             self.unterminated += 1
         else:
             self._reject("torn", tail)
@@ -106,6 +107,7 @@ class LineReader:
                 self._take_line(line + b"\n")
         else:
             self._good.append(run)
+            self.accepted_bytes += len(run)
             self._records += run.count(b"\n")
 
     def _take_line(self, line: bytes) -> None:
@@ -115,6 +117,7 @@ class LineReader:
             self._reject(fault, line)
         else:
             self._good.append(line)
+            self.accepted_bytes += len(line)
             self._records += 1
 
     def _fault(self, line: bytes) -> Kind | None:

@@ -2,8 +2,7 @@
 
 A reader turns bytes, in whatever pieces they come, into whole records of string form. It never raises on input, never
 waits, and holds at most a few records' worth of it. Where the input is cut into pieces changes nothing of what comes
-out. Every byte fed is, at all times, in exactly one of: a record taken or ready to be taken, `rejected_bytes`,
-`skipped`, `pending`.
+out. Every byte fed is, at all times, in exactly one of `accepted_bytes`, `rejected_bytes`, `skipped` and `pending`.
 """
 
 from __future__ import annotations
@@ -37,13 +36,14 @@ class Reader(Protocol):
 
     bad: list[Rejected]
     """What was rejected, in order, one entry each; the caller reads and clears it after each `feed`."""
+    accepted_bytes: int
+    """Bytes of the input that became records: lines with their LF, frames with their header."""
     rejected: int
     """How many entries `bad` ever had."""
     rejected_bytes: int
     """Bytes rejected, those of `bad` and those dropped after them."""
     skipped: int
-    """Bytes that carry no record and are no error: blank lines, the rest of a fixed slot; and bytes passed over while
-    looking for the next frame."""
+    """Bytes that carry no record and are no error: blank lines, the residue in a fixed slot."""
     resyncs: int
     """How often the stream was out of step and was found again."""
     unterminated: int
