@@ -11,16 +11,16 @@ import functools
 import grp
 import os
 import stat
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, Literal
 
 import attrs
 
-from audisp.config.files import AUDITD_CONF, read_checked
+from audisp.config.files import AUDITD_CONF, owners, read_checked
 from audisp.config.grammar import ConfigErrors, Setting, parse, shown
-from audisp.config.schema import DIGITS, INT_MAX, build, choice, key, keys, number, one
-from audisp.config.values import Action, action
+from audisp.config.schema import DIGITS, build, choice, key, keys, number, one
+from audisp.config.values import Action, action, stray
 from audisp.errors import ConfigError
 
 Space = tuple[int, Literal["MiB", "%"]]
@@ -39,21 +39,36 @@ REPORT_LONG: Final = 6 * 3600
 REMOVED: Final = ("dispatcher", "disp_qos")
 """Keys of auditd 2 that auditd still takes, and ignores."""
 
-_LOG: Final = ("ignore", "syslog", "exec", "suspend", "rotate", "keep_logs")
+ULONG_MAX: Final = 2**64 - 1
+"""auditd's limit for sizes in MiB, an unsigned long."""
+
+GID_MAX: Final = 2**32 - 2
+"""Largest gid; the one above it means none."""
+
+SENDMAIL: Final = "/usr/lib/sendmail"
+"""What auditd sends mail with."""
+
+_LOG: Final = ("ignore", "syslog", "suspend", "rotate", "keep_logs")
 _SPACE: Final = ("ignore", "syslog", "rotate", "email", "exec", "suspend", "single")
 _ADMIN: Final = (*_SPACE, "halt")
 _FULL: Final = ("ignore", "syslog", "rotate", "exec", "suspend", "single", "halt")
 _ERROR: Final = ("ignore", "syslog", "exec", "suspend", "single", "halt")
+_ACTIONS: Final = ("space_left_action", "admin_space_left_action", "disk_full_action", "disk_error_action")
 
 
 def _act(default: str, choices: tuple[str, ...]) -> Any:
     return key(Action(default), read=functools.partial(action, choices=choices))
 
 
+def _full(words: tuple[str, ...]) -> Action:
+    # auditd's table allows `exec` here and no word behind it, so that it can never be used; upstream.md section 3.
+    return action((one(words),), _LOG)
+
+
 def _space(words: tuple[str, ...]) -> Space:
     word = one(words)
     if not word.endswith("%"):
-        return number(word), "MiB"
+        return number(word, {"max": ULONG_MAX}), "MiB"
     try:
         return number(word[:-1], {"max": 99}), "%"
     except ValueError:
@@ -63,7 +78,7 @@ def _space(words: tuple[str, ...]) -> Space:
 def _group(words: tuple[str, ...]) -> int:
     word = one(words)
     if word.isascii() and word.isdigit():
-        return number(word)
+        return number(word, {"max": GID_MAX})
     try:
         return grp.getgrnam(word).gr_gid
     except (KeyError, UnicodeEncodeError):
@@ -73,17 +88,23 @@ def _group(words: tuple[str, ...]) -> int:
 def _log_file(words: tuple[str, ...]) -> Path:
     word = one(words)
     folder, _, name = word.rpartition("/")
-    if len(folder) < SHORTEST_FOLDER or not name:
+    if not word.startswith("/") or len(folder) < SHORTEST_FOLDER or not name:
         raise ValueError(f"{shown(word)} is not the full name of a file in a folder such as /var/log/audit")
     if not os.path.isdir(folder):
         raise ValueError(f"there is no folder {shown(folder)}")
     path = Path(word)
     try:
         found = path.lstat()
-    except OSError:
+    except FileNotFoundError:
         return path
+    except OSError as problem:
+        raise ValueError(f"{shown(word)} cannot be used: {problem.strerror}") from problem
+    if stat.S_ISLNK(found.st_mode):
+        raise ValueError(f"{shown(word)} is a symbolic link; the log is never written through one")
     if not stat.S_ISREG(found.st_mode):
         raise ValueError(f"{shown(word)} is not a regular file")
+    if found.st_uid not in owners():
+        raise ValueError(f"{shown(word)} is owned by uid {found.st_uid}, it must be root")
     return path
 
 
@@ -110,17 +131,26 @@ def _report(words: tuple[str, ...]) -> int:
 
 
 def _mail(words: tuple[str, ...]) -> str:
-    # Whether the domain can be resolved is asked when mail is sent: no name look-up holds up a start.
     word = one(words)
+    if word.startswith("-"):
+        raise ValueError(f"{shown(word)} would be an option of the program that sends mail")
+    return word
+
+
+def _wrong_mail(word: str) -> str | None:
+    """What auditd with verify_email = yes finds wrong, but for the look-up of the domain.
+
+    That is done when mail is sent: no name server holds up a start (and for auditd a failed look-up is no error).
+    """
     if len(word) < 2:
-        raise ValueError(f"{shown(word)} is too short for an account")
+        return f"{shown(word)} is too short for an account"
     bad = [char for char in word if not (char.isascii() and (char.isalnum() or char in "@.-_"))]
     if bad:
-        raise ValueError(f"{shown(word)} has {shown(bad[0])} in it; letters, digits, and @ . - _ are allowed")
+        return f"{shown(word)} has {shown(bad[0])} in it; letters, digits, and @ . - _ are allowed"
     _, at, domain = word.partition("@")
     if at and "." not in domain:
-        raise ValueError(f"{shown(word)} needs a full domain after '@'")
-    return word
+        return f"{shown(word)} needs a full domain behind '@'"
+    return None
 
 
 def _listen(words: tuple[str, ...]) -> int:
@@ -132,13 +162,6 @@ def _format(words: tuple[str, ...]) -> str:
     word = choice(one(words), ("raw", "enriched", "nolog"))
     if word == "enriched":
         raise ValueError("ENRICHED comes with the event model; until then set RAW")
-    return word
-
-
-def _transport(words: tuple[str, ...]) -> str:
-    word = choice(one(words), ("tcp", "tls", "krb5"))
-    if word == "krb5":
-        raise ValueError("Kerberos is not supported: tcp or tls")
     return word
 
 
@@ -173,9 +196,9 @@ class AuditdConf:
     num_logs: int = key(0, max=999)
     name_format: Literal["none", "hostname", "fqd", "numeric", "user"] = "none"
     name: str | None = None
-    max_log_file: int = 0
+    max_log_file: int = key(0, max=ULONG_MAX)
     """MiB."""
-    max_log_file_action: Action = _act("ignore", _LOG)
+    max_log_file_action: Action = key(Action("ignore"), read=_full)
     space_left: Space = key((0, "MiB"), read=_space)
     admin_space_left: Space = key((0, "MiB"), read=_space)
     space_left_action: Action = _act("ignore", _SPACE)
@@ -191,7 +214,7 @@ class AuditdConf:
     tcp_client_ports: tuple[int, int] = key((0, 65_535), read=_ports)
     tcp_client_max_idle: int = 0
     """Seconds, 0 = for ever."""
-    transport: Literal["tcp", "tls"] = key("tcp", read=_transport)
+    transport: Literal["tcp", "tls", "krb5"] = "tcp"
     enable_krb5: bool = False
     krb5_principal: str = "auditd"
     krb5_key_file: Path = Path("/etc/audit/audit.key")
@@ -208,7 +231,7 @@ class AuditdConf:
     """Records; each plugin's queue gets this times 8,970 bytes."""
     overflow_action: Literal["ignore", "syslog", "suspend", "single", "halt"] = "syslog"
     max_restarts: int = 10
-    plugin_dir: Path = Path("/etc/audit/plugins.d")
+    plugin_dir: Path = key(Path("/etc/audit/plugins.d"), read=_absolute)
     end_of_event_timeout: int = 2
     """Seconds."""
     report_interval: int = key(0, read=_report)
@@ -234,8 +257,10 @@ def read(data: bytes, path: Path) -> tuple[AuditdConf, list[str]]:
     settings, errors = parse(data, path)
     conf, more = build(AuditdConf, settings, path, ignore=REMOVED)
     errors += more
-    if conf is not None:
+    if conf is not None and b"\n" in data:
+        # auditd makes these checks only if there was a line: an empty file is the defaults, one comment is an error.
         errors += _cross(conf, {setting.key: setting.line for setting in settings}, path)
+    errors += _mails(settings, path)
     if errors or conf is None:
         raise ConfigErrors(sorted(errors, key=lambda error: error.line or 0))
     if conf.log_format == "nolog":
@@ -243,21 +268,36 @@ def read(data: bytes, path: Path) -> tuple[AuditdConf, list[str]]:
     return conf, _notices(conf, settings, path)
 
 
-def _cross(conf: AuditdConf, lines: Mapping[str, int], path: Path) -> Iterable[ConfigError]:
+def _cross(conf: AuditdConf, lines: Mapping[str, int], path: Path) -> Iterator[ConfigError]:
     """What is wrong with keys that are right each by itself."""
 
     def error(name: str, message: str) -> ConfigError:
         return ConfigError(message, path=path, line=lines.get(name), key=name)
 
     space, admin = conf.space_left, conf.admin_space_left
-    if space[1] == admin[1] and space[0] <= admin[0]:
-        yield error("space_left", f"{_spell(space)} must be more than admin_space_left ({_spell(admin)})")
+    if not (_share(space) or _share(admin)) and space[0] <= admin[0]:
+        yield error("space_left", f"{_spell(space)} must be more than admin_space_left, which is {_spell(admin)}")
     if conf.flush in ("incremental", "incremental_async") and conf.freq == 0:
         yield error("flush", f"{conf.flush} needs freq, the number of records between two flushes")
     if conf.name_format == "user" and conf.name is None:
         yield error("name_format", "user needs the key name")
-    if conf.enable_krb5:
-        yield error("enable_krb5", "Kerberos is not supported: set no, or take the line out")
+
+
+def _mails(settings: Iterable[Setting], path: Path) -> Iterator[ConfigError]:
+    """verify_email governs the accounts that come after it."""
+    verify = True
+    for setting in settings:
+        if setting.key == "verify_email":
+            verify = setting.words[0].lower() != "no"
+        elif setting.key == "action_mail_acct" and verify:
+            wrong = _wrong_mail(setting.words[0])
+            if wrong:
+                yield ConfigError(wrong, path=path, line=setting.line, key=setting.key)
+
+
+def _share(space: Space) -> bool:
+    """True for a share of the disk; 0% counts as 0 MiB, as in auditd."""
+    return space[1] == "%" and space[0] > 0
 
 
 def _spell(space: Space) -> str:
@@ -265,9 +305,14 @@ def _spell(space: Space) -> str:
 
 
 def _notices(conf: AuditdConf, settings: Iterable[Setting], path: Path) -> list[str]:
-    lines = {setting.key: setting.line for setting in settings}
-    found: list[tuple[str, str]] = [(name, "is no longer used by auditd, and ignored") for name in REMOVED]
-    found.append(("enable_krb5", "is obsolete"))
+    """What is accepted and yet worth saying, as FILE:LINE: KEY: MESSAGE."""
+    last = {setting.key: setting for setting in settings}
+    found: list[tuple[str, str]] = [(name, "is no longer used, and ignored") for name in REMOVED]
+    found += [
+        (name, f"{shown(' '.join(stray(last[name].words)))} has no effect")
+        for name in _ACTIONS
+        if name in last and stray(last[name].words)
+    ]
     if conf.log_format == "nolog":
         found.append(("log_format", "NOLOG is obsolete: set write_logs = no"))
     if conf.q_depth < LOW_Q_DEPTH:
@@ -276,8 +321,16 @@ def _notices(conf: AuditdConf, settings: Iterable[Setting], path: Path) -> list[
         found.append(("report_interval", "is longer than 6 hours"))
     if conf.freq and conf.flush not in ("incremental", "incremental_async"):
         found.append(("freq", f"has no effect with flush = {conf.flush}"))
-    notices = [f"{path}:{lines[name]}: {name}: {message}" for name, message in found if name in lines]
-    if "log_format" not in lines:
+    space, admin = conf.space_left, conf.admin_space_left
+    if _share(space) and _share(admin) and space[0] <= admin[0]:
+        found.append(("space_left", f"{_spell(space)} should be more than admin_space_left, which is {_spell(admin)}"))
+    if conf.transport != "tcp" or conf.enable_krb5:
+        found += [(name, "has no effect until the collector exists") for name in ("transport", "enable_krb5")]
+    for name in ("space_left_action", "admin_space_left_action"):
+        if getattr(conf, name).name == "email" and not os.access(SENDMAIL, os.X_OK):
+            found.append((name, f"{SENDMAIL} is needed for email, and cannot be run"))
+    notices = [f"{path}:{last[name].line}: {name}: {message}" for name, message in found if name in last]
+    if "log_format" not in last:
         notices.append(f"{path}: log_format: is not set; RAW is used, where auditd would use ENRICHED")
     return notices
 
@@ -285,4 +338,4 @@ def _notices(conf: AuditdConf, settings: Iterable[Setting], path: Path) -> list[
 KEYS: Final = tuple(keys(AuditdConf))
 """Every key of auditd.conf."""
 
-__all__ = ["INT_MAX", "KEYS", "REMOVED", "Action", "AuditdConf", "Space", "load", "read"]
+__all__ = ["KEYS", "REMOVED", "Action", "AuditdConf", "Space", "load", "read"]

@@ -162,7 +162,7 @@ def check_action(path: str) -> Path:
         found = os.stat(path)
     except OSError as problem:
         raise ValueError(f"{shown(path)} cannot be used: {problem.strerror}") from problem
-    mode = stat.S_IMODE(found.st_mode)
+    mode = found.st_mode & 0o777  # auditd does not look at set-uid, set-gid and sticky bits
     if not stat.S_ISREG(found.st_mode):
         raise ValueError(f"{shown(path)} is not a regular file but {_what(found.st_mode)}")
     if found.st_uid not in owners():

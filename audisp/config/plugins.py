@@ -5,7 +5,6 @@ it. NAME.audisp alone is a plugin that auditd does not know: `plugin =` for one 
 child program. One bad file costs its own plugin and no other.
 """
 
-# ruff: noqa: RUF009 - key() makes an attrs field, as attrs.field does
 from __future__ import annotations
 
 import functools
@@ -193,19 +192,19 @@ def scan(folder: Path) -> tuple[list[PluginConf], list[ConfigError]]:
 def _names(files: Sequence[str], folder: Path) -> tuple[dict[str, _Found], list[ConfigError]]:
     found: dict[str, _Found] = {}
     errors: list[ConfigError] = []
-    for file in sorted(files):
+    # NAME.conf comes before NAME, so that of the two the one with the suffix is the plugin.
+    for file in sorted(files, key=lambda each: (not each.endswith(".conf"), each)):
         name, dot, suffix = file.partition(".")
-        if not name or suffix not in ("", "conf", "audisp") or (dot and not suffix):
+        if not name or (dot and suffix not in ("conf", "audisp")):
             continue
         if not _NAME.match(name):
-            errors.append(
-                ConfigError(f"{shown(name)} is no plugin name: letters, digits, _ - + @ ~ only", path=folder / file)
-            )
+            where = folder / shown(file, limit=255)[1:-1]
+            errors.append(ConfigError("is no name for a plugin: letters, digits, _ - + @ ~ only", path=where))
             continue
-        if len(found) >= MAX_FILES:
-            errors.append(ConfigError(f"more than {MAX_FILES} files, the rest is left out", path=folder))
-            break
         so_far = found.get(name, _Found())
+        if len(found) >= MAX_FILES and name not in found:
+            errors.append(ConfigError(f"more than {MAX_FILES} plugins, the rest is left out", path=folder))
+            break
         if suffix == "audisp":
             found[name] = attrs.evolve(so_far, ours=file)
         elif so_far.conf is not None:

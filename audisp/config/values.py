@@ -73,16 +73,21 @@ class Action:
 
 
 def action(words: tuple[str, ...], choices: Collection[str]) -> Action:
-    """An action of auditd.conf, `exec` with its program. Raises ValueError."""
+    """An action of auditd.conf, `exec` with its program. Raises ValueError.
+
+    Words too many are ignored, as auditd does; `stray` finds them for a notice.
+    """
     name = choice(words[0], choices)
     if name != "exec":
-        one(words)
         return Action(name)
     if len(words) == 1:
         raise ValueError("exec needs the absolute path of a program behind it")
-    if len(words) > 2:
-        raise ValueError(f"the program of exec takes no parameters, but there is {shown(' '.join(words[2:]))}")
     return Action(name, check_action(words[1]))
+
+
+def stray(words: tuple[str, ...]) -> tuple[str, ...]:
+    """The words of an action that have no effect."""
+    return words[2:] if words[0].lower() == "exec" else words[1:]
 
 
 def size(words: tuple[str, ...], low: int = 0, high: int = SIZE_MAX) -> int:

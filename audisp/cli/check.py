@@ -1,0 +1,145 @@
+"""`audisp check [DIR]`: says what is wrong with a configuration, without running anything of it.
+
+Prints one line per finding, ``FILE:LINE: KEY: MESSAGE``, then a summary. Programs are looked at and never started; of
+plugins in this process, the active ones are imported, for their schema, after the checks of their files.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final, TextIO
+
+import attrs
+
+from audisp.config import audispd, auditd, plugins
+from audisp.config.grammar import ConfigErrors, shown
+from audisp.errors import AudispError, ConfigError
+from audisp.sources.contract import parse_source
+
+OK: Final = 0
+"""Exit status: everything is as auditd and we would accept it, whatever notices there are."""
+WRONG: Final = 1
+"""Exit status: at least one error."""
+UNREADABLE: Final = 2
+"""Exit status: there is no such folder, or it cannot be read; nothing was checked."""
+
+DEFAULT: Final = Path("/etc/audit")
+"""The folder that is checked if none is named: auditd's own."""
+
+SchemaFor = Callable[[str], type | None]
+"""From the value of `plugin =` to the attrs class of its settings. None: unknown here, so not checked. May raise
+AudispError for a plugin that does not exist or cannot be loaded."""
+
+
+@attrs.define
+class Findings:
+    """What a check has found so far, each a whole line."""
+
+    errors: list[str] = attrs.field(factory=list)
+    notices: list[str] = attrs.field(factory=list)
+    plugins: int = 0
+
+    def add(self, problem: AudispError) -> None:
+        """One error, or all of a ConfigErrors."""
+        self.errors += [str(each) for each in flat(problem)]
+
+
+def flat(problem: AudispError) -> Iterator[AudispError]:
+    """The error itself, or each one that it holds."""
+    if isinstance(problem, ConfigErrors):
+        yield from problem.errors
+    else:
+        yield problem
+
+
+def find(folder: Path, schema_for: SchemaFor, *, allow_links: bool = False) -> Findings:
+    """Everything that is wrong or worth a notice in a folder with auditd.conf, audispd.conf and its plugins.d.
+
+    plugins.d is where auditd.conf says; if auditd.conf cannot be used, or says nothing, it is DIR/plugins.d where that
+    exists, so that a folder that is not yet in its place can be checked.
+    """
+    findings = Findings()
+    plugin_dir = auditd.AuditdConf().plugin_dir
+    try:
+        conf, notices = auditd.load(folder / "auditd.conf", allow_links=allow_links)
+    except ConfigError as problem:
+        findings.add(problem)
+    else:
+        findings.notices += notices
+        plugin_dir = conf.plugin_dir
+    beside = folder / "plugins.d"
+    if plugin_dir == auditd.AuditdConf().plugin_dir and beside.is_dir():
+        plugin_dir = beside
+    try:
+        ours, notices = audispd.load(folder / audispd.NAME, allow_links=allow_links)
+    except ConfigError as problem:
+        findings.add(problem)
+    else:
+        findings.notices += notices
+        _sources(ours, folder / audispd.NAME, findings)
+    confs, errors = plugins.scan(plugin_dir)
+    findings.plugins = len(confs)
+    for error in errors:
+        findings.add(error)
+    for each in confs:
+        findings.notices += each.notices
+        if each.active and each.plugin is not None:
+            _settings(each, schema_for, findings)
+    return findings
+
+
+def _sources(conf: audispd.AudispdConf, path: Path, findings: Findings) -> None:
+    for text in conf.source:
+        try:
+            parse_source(text)
+        except ConfigError as problem:
+            findings.add(ConfigError(problem.message, path=path, key="source"))
+
+
+def _settings(conf: plugins.PluginConf, schema_for: SchemaFor, findings: Findings) -> None:
+    try:
+        schema = schema_for(conf.plugin or "")
+        if schema is not None:
+            plugins.settings_of(conf, schema)
+    except ConfigError as problem:
+        findings.add(problem)
+    except (AudispError, TypeError) as problem:
+        findings.add(ConfigError(str(problem), path=conf.path, key="plugin"))
+
+
+def check(
+    folder: Path, schema_for: SchemaFor, *, out: TextIO | None = None, allow_links: bool = False, quiet: bool = False
+) -> int:
+    """Print what `find` finds and return the exit status: OK, WRONG or UNREADABLE. quiet: errors only."""
+    to = out or sys.stdout
+    if not folder.is_dir():
+        print(f"{shown(str(folder), limit=4096)} is not a folder", file=to)
+        return UNREADABLE
+    findings = find(folder, schema_for, allow_links=allow_links)
+    for line in findings.errors:
+        print(_printable(line), file=to)
+    if not quiet:
+        for line in findings.notices:
+            print(_printable(f"{line} (notice)"), file=to)
+        print(_summary(findings), file=to)
+    return WRONG if findings.errors else OK
+
+
+def _summary(findings: Findings) -> str:
+    noticed = _count(len(findings.notices), "notice")
+    if findings.errors:
+        return f"{_count(len(findings.errors), 'error')}, {noticed}"
+    return f"ok: {_count(findings.plugins, 'plugin')} configured, {noticed}"
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
+def _printable(line: str) -> str:
+    # Paths come from the file system and the command line: nothing in them may steer a terminal or fail to encode.
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape", "surrogatepass").decode() for char in line
+    )
