@@ -85,7 +85,8 @@ class Launched:
     def signal(self, number: int) -> bool:
         """Send a signal to this very process, never to a later owner of the pid. False if it has ended.
 
-        May be called from any thread. Raises PermissionError if the child runs as somebody we may not signal.
+        May be called from any thread. Raises PermissionError if the child runs as another `user` and we have given up
+        cap_kill: see `privileges.FOR_USERS`.
         """
         with self._lock:
             if self._pidfd < 0:
@@ -163,31 +164,10 @@ def launch(
     argv = [*_step(spec), *command] if stepped else list(command)
     if stepped:
         _check_program(command[0])
-    with contextlib.ExitStack() as held:
-        null = held.enter_context(_opened("/dev/null"))
-        # A source of a dup2 must not itself be overwritten by an earlier one.
-        stdin_fd = held.enter_context(_above_standard(stdin_fd))
-        stderr_fd = held.enter_context(_above_standard(stderr_fd))
-        actions: list[tuple[Any, ...]] = [
-            (os.POSIX_SPAWN_DUP2, stdin_fd, 0),
-            (os.POSIX_SPAWN_DUP2, stderr_fd, 2),
-        ]
-        if stdout == "null" or not _is_open(1):
-            actions.append((os.POSIX_SPAWN_DUP2, null, 1))
-        # Ours are all close-on-exec; these came from whoever started us.
-        actions.extend((os.POSIX_SPAWN_CLOSE, fd) for fd in _inheritable())
-        try:
-            pid = os.posix_spawn(
-                argv[0],
-                argv,
-                {},
-                file_actions=actions,
-                setpgroup=0,
-                setsigmask=[],
-                setsigdef=_FOR_ALL_SIGNALS,
-            )
-        except OSError as error:
-            raise PluginError(_cannot(argv[0], error)) from error
+    try:
+        pid = _spawn(argv, stdin_fd, stderr_fd, stdout)
+    except OSError as error:
+        raise PluginError(_cannot(argv[0], error)) from error
     _reset_oom(pid)
     try:
         pidfd = os.pidfd_open(pid)
@@ -196,6 +176,29 @@ def launch(
         os.waitpid(pid, 0)
         raise PluginError(f"{command[0]}: cannot watch the process: {error.strerror}") from error
     return Launched(pid, pidfd, tuple(command), stepped)
+
+
+def _spawn(argv: list[str], stdin_fd: int, stderr_fd: int, stdout: Literal["null", "inherit"]) -> int:
+    with contextlib.ExitStack() as held:
+        null = held.enter_context(_opened("/dev/null"))
+        # A source of a dup2 must not itself be overwritten by an earlier one.
+        actions: list[tuple[Any, ...]] = [
+            (os.POSIX_SPAWN_DUP2, held.enter_context(_above_standard(stdin_fd)), 0),
+            (os.POSIX_SPAWN_DUP2, held.enter_context(_above_standard(stderr_fd)), 2),
+        ]
+        if stdout == "null" or not _is_open(1):
+            actions.append((os.POSIX_SPAWN_DUP2, null, 1))
+        # Ours are all close-on-exec; these came from whoever started us.
+        actions.extend((os.POSIX_SPAWN_CLOSE, fd) for fd in _inheritable())
+        return os.posix_spawn(
+            argv[0],
+            argv,
+            {},
+            file_actions=actions,
+            setpgroup=0,
+            setsigmask=[],
+            setsigdef=_FOR_ALL_SIGNALS,
+        )
 
 
 def _ended(code: int, status: int, stepped: bool) -> Ended:
@@ -287,6 +290,8 @@ def _cannot(program: str, error: OSError) -> str:
     reason = error.strerror or str(error)
     if error.errno == errno.ENOEXEC:
         reason = "not a program the kernel can run (a script needs a first line such as #!/bin/sh)"
+    elif error.errno in (errno.EMFILE, errno.ENFILE, errno.EBADF):
+        reason = f"our descriptors: {reason}"
     elif error.errno == errno.ENOENT and os.path.lexists(program):
         reason = "the file exists, but the interpreter in its first line, or the target of the link, does not"
     elif error.errno == errno.EACCES:

@@ -68,6 +68,10 @@ CAPABILITIES: Final[dict[str, int]] = {
 }
 """Name to bit number (linux/capability.h; the last is of Linux 5.9)."""
 
+FOR_USERS: Final = ("cap_kill",)
+"""What the dispatcher itself must keep when a child has a `user` of its own: else SIGTERM and SIGKILL never reach it.
+Nothing else: the exec step is a program that root executes, so it has all that changing the user takes."""
+
 _NAMES: Final = {number: name for name, number in CAPABILITIES.items()}
 _VERSION_3: Final = 0x20080522
 """_LINUX_CAPABILITY_VERSION_3: two 32-bit words per set."""

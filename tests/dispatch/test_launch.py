@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import resource
 import select
 import signal
 import socket
@@ -16,6 +17,7 @@ from typing import Any
 
 import pytest
 import trio
+import trio.testing
 
 from audisp.dispatch.execstep import main as exec_step_main
 from audisp.dispatch.launch import EXEC_STEP, Launched, launch
@@ -334,3 +336,41 @@ def test_poll_without_trio(at_root: None) -> None:
     assert ended.clean
     assert child.poll() is ended
     assert "exit status 0" in repr(child)
+
+
+async def test_poll_beside_a_waiting_task(at_root: None) -> None:
+    """The task that waits is woken, whoever reaps the child."""
+    child = launch(("/bin/sleep", "1000"), stdin_fd=0, stderr_fd=2)
+    seen_by_task = []
+
+    async def wait() -> None:
+        seen_by_task.append(await child.wait())
+
+    with trio.fail_after(DEADLINE):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(wait)
+            await trio.testing.wait_all_tasks_blocked()
+            assert child.signal(signal.SIGTERM)
+            while child.poll() is None:
+                os.sched_yield()  # never lets the task run: this reaps it first
+    assert [ended.description for ended in seen_by_task] == ["killed by SIGTERM"]
+
+
+def test_reaped_by_somebody_else(at_root: None) -> None:
+    child = launch(("/bin/true",), stdin_fd=0, stderr_fd=2)
+    os.waitpid(child.pid, 0)
+    ended = child.poll()
+    assert ended is not None
+    assert (ended.code, ended.signal, ended.clean, ended.description) == (None, None, False, "ended, status lost")
+
+
+def test_without_descriptors(at_root: None) -> None:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, before[1]))
+    try:
+        with pytest.raises(PluginError, match="our descriptors: Too many open files"):
+            launch(("/bin/true",), stdin_fd=0, stderr_fd=2)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    with pytest.raises(PluginError, match="our descriptors: Bad file descriptor"):
+        launch(("/bin/true",), stdin_fd=9_999, stderr_fd=2)

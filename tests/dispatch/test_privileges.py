@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from audisp.dispatch.privileges import CAPABILITIES, PrivilegeError, capability_number, current, keep, names
+from audisp.dispatch.privileges import CAPABILITIES, FOR_USERS, PrivilegeError, capability_number, current, keep, names
 from tests.needs import ROOT, needs
 
 RUN = """
@@ -117,6 +117,31 @@ print(child.poll(), os.read(read, 4096), file=open(report, "w"))
     assert "65534\\t65534\\t65534\\t65534" in text
     assert "0000000000000001" in text
     assert "exit status 0" in text
+
+
+@needs("root")
+@pytest.mark.parametrize("kept", [(), FOR_USERS])
+def test_signals_to_a_child_with_a_user_need_what_the_module_says(kept: tuple[str, ...]) -> None:
+    lines = run(
+        f"kept = {kept!r}\n"
+        + """
+import select, signal, time
+os.chdir("/")
+from audisp.dispatch.launch import launch
+keep(dict.fromkeys(kept, ["test"]))
+read, write = os.pipe()
+child = launch(("/bin/cat",), stdin_fd=read, stderr_fd=2, user="nobody")
+while open(f"/proc/{child.pid}/comm").read() != "cat\\n": time.sleep(0.01)
+try:
+    print(child.signal(signal.SIGKILL))
+except PermissionError:
+    print("may not")
+os.close(write); os.close(read)
+select.select([child.pidfd], [], [], 30)
+print(child.poll().description)
+"""
+    )
+    assert lines == (["True", "killed by SIGKILL"] if kept else ["may not", "exit status 0"])
 
 
 @needs("root")
