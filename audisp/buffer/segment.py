@@ -75,6 +75,10 @@ Plain = str | int | bool | bytes | None
 """What the books may hold, besides maps with str keys and lists of these."""
 
 
+class VersionError(StoreError):
+    """A segment that a later version of this program wrote."""
+
+
 class DamageError(StoreError):
     """Bytes of a segment that are not what was written. `offset`: where in the segment the damaged thing starts."""
 
@@ -129,16 +133,20 @@ class SegmentHeader:
 
     @classmethod
     def decode(cls, data: bytes) -> SegmentHeader:
-        """The header in the first HEADER_BYTES of `data`. StoreError says what is wrong with it."""
+        """The header in the first HEADER_BYTES of `data`. StoreError says what is wrong with it.
+
+        VersionError for another version's: signature, version and checksum keep their place in all versions, so that
+        damage is not taken for one.
+        """
         if len(data) < HEADER_BYTES:
             raise StoreError(f"segment header of {len(data)} bytes, {HEADER_BYTES} expected")
         if data[: len(HEADER_MAGIC)] != HEADER_MAGIC:
             raise StoreError("no segment: the file does not begin with the segment signature")
         _, version, size, flags, spool, segment, created, first, previous, length, identity = _HEADER.unpack_from(data)
-        if version != VERSION:
-            raise StoreError(f"segment of format version {version}, this program reads version {VERSION}")
         if _CRC.unpack_from(data, _HEADER.size)[0] != zlib.crc32(data[: _HEADER.size]):
             raise StoreError("segment header: checksum wrong")
+        if version != VERSION:
+            raise VersionError(f"segment of format version {version}, this program reads version {VERSION}")
         if size != HEADER_BYTES or flags or any(data[_HEADER.size - 28 : _HEADER.size]) or any(identity[length:]):
             raise StoreError("segment header: a field that version 1 keeps zero is set")
         if any(data[SEAL_OFFSET:HEADER_BYTES]):

@@ -12,6 +12,7 @@ import zlib
 from pathlib import Path
 from typing import Final
 
+from audisp.buffer.segment import ANCHOR
 from audisp.dispatch.folder import open_file, write_whole
 from audisp.errors import StoreError
 
@@ -20,7 +21,7 @@ SLOT_STRIDE: Final = 512
 """Bytes between the slots: one sector, so that one torn sector cannot hold both."""
 
 _MAGIC: Final = b"audcur1\n"
-_SLOT: Final = struct.Struct("<8s16sQQ")
+_SLOT: Final = struct.Struct("<8s16sQQ32s")
 _CRC: Final = struct.Struct("<I")
 
 
@@ -28,7 +29,8 @@ class Cursor:
     """The cursor file, open for as long as the spool is.
 
     spool: the spool's id as last stored. position: number of the next record to deliver. Both None if there was no
-    cursor file or no slot of it is whole; `spoiled` tells the two apart.
+    cursor file or no slot of it is whole; `spoiled` tells the two apart. anchor: hash of the last frame that was
+    removed, so that the chain of hashes goes on over a spool that ran empty.
     """
 
     def __init__(self, folder: int, where: Path | str) -> None:
@@ -41,6 +43,7 @@ class Cursor:
         self._sequence = 0
         self.spool: bytes | None = None
         self.position: int | None = None
+        self.anchor = ANCHOR
         try:
             data = os.pread(self._file, 2 * SLOT_STRIDE, 0)
         except OSError as error:
@@ -50,21 +53,21 @@ class Cursor:
             slot = data[start : start + _SLOT.size + _CRC.size]
             if len(slot) < _SLOT.size + _CRC.size:
                 continue
-            magic, spool, sequence, position = _SLOT.unpack_from(slot)
+            magic, spool, sequence, position, anchor = _SLOT.unpack_from(slot)
             whole = _CRC.unpack_from(slot, _SLOT.size)[0] == zlib.crc32(slot[: _SLOT.size])
             if magic == _MAGIC and whole and sequence > self._sequence:
-                self._sequence, self.spool, self.position = sequence, spool, position
+                self._sequence, self.spool, self.position, self.anchor = sequence, spool, position, anchor
         self.spoiled = bool(data) and self.position is None
 
-    def store(self, spool: bytes, position: int) -> None:
+    def store(self, spool: bytes, position: int, anchor: bytes) -> None:
         """Write the position into the older slot; survives kill -9 at once and power loss after `sync`. StoreError."""
         sequence = self._sequence + 1
-        slot = _SLOT.pack(_MAGIC, spool, sequence, position)
+        slot = _SLOT.pack(_MAGIC, spool, sequence, position, anchor)
         try:
             write_whole(self._file, slot + _CRC.pack(zlib.crc32(slot)), sequence % 2 * SLOT_STRIDE)
         except OSError as error:
             raise StoreError(f"{self._where}/{CURSOR_NAME}: {error.strerror}") from error
-        self._sequence, self.spool, self.position = sequence, spool, position
+        self._sequence, self.spool, self.position, self.anchor = sequence, spool, position, anchor
 
     def sync(self) -> None:
         """fdatasync. StoreError."""

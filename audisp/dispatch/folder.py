@@ -20,7 +20,7 @@ FOLDER_MODE: Final = 0o700
 FILE_MODE: Final = 0o600
 
 MAX_ASIDE_NAMES: Final = 1000
-"""Files kept aside under one name: `max_bytes` bounds their bytes, this bounds the inodes that empty ones would take."""
+"""Files kept aside under one name: `max_bytes` bounds their bytes, this the inodes that empty ones would take."""
 
 _NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@+-]{0,199}")
 
@@ -107,22 +107,25 @@ def save_aside(path: Path | str, name: str, data: bytes, max_bytes: int) -> Path
             return None
         for number in range(MAX_ASIDE_NAMES):
             chosen = f"{name}.{number}" if number else name
-            try:
+            with contextlib.suppress(FileExistsError):
                 file = open_file(folder, chosen, os.O_WRONLY | os.O_CREAT | os.O_EXCL, path)
-            except FileExistsError:
-                continue
-            try:
-                write_whole(file, data, 0)
-                os.fsync(file)
-            except OSError:
-                os.unlink(chosen, dir_fd=folder)
-                raise
-            finally:
-                os.close(file)
-            os.fsync(folder)
-            return Path(path) / chosen
+                _fill(folder, chosen, file, data)
+                return Path(path) / chosen
         return None
     except OSError as error:
         raise StoreError(f"{path}/{name}: {error.strerror}") from error
     finally:
         os.close(folder)
+
+
+def _fill(folder: int, name: str, file: int, data: bytes) -> None:
+    """Write and sync a new file and close it; on OSError it is removed again."""
+    try:
+        write_whole(file, data, 0)
+        os.fsync(file)
+        os.fsync(folder)
+    except OSError:
+        os.unlink(name, dir_fd=folder)
+        raise
+    finally:
+        os.close(file)
