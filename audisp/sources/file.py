@@ -30,6 +30,10 @@ KINDS: Final = {
 """What a path can be other than a file, and what to say of it."""
 
 
+COMPRESSED: Final = {b"\x1f\x8b": "zcat", b"\xfd7zXZ": "xzcat", b"\x28\xb5\x2f\xfd": "zstdcat", b"BZh": "bzcat"}
+"""First bytes of compressed files, and what unpacks them: read as they are, they would be megabytes of garbage."""
+
+
 class FileSource:
     """Replays one regular file."""
 
@@ -85,6 +89,10 @@ def open_file(path: str) -> tuple[Descriptor, int]:
         facts = os.fstat(file)
         if not stat.S_ISREG(facts.st_mode):
             raise OSError(errno.EINVAL, KINDS.get(stat.S_IFMT(facts.st_mode), "it is not a regular file"))
+        first = os.pread(file, 8, 0)
+        for magic, program in COMPRESSED.items():
+            if first.startswith(magic):
+                raise OSError(errno.EINVAL, f"it is compressed; use {program} PATH | audispd --source stdin")
         os.posix_fadvise(file, 0, 0, os.POSIX_FADV_SEQUENTIAL)
     except BaseException:
         os.close(file)

@@ -32,6 +32,10 @@ BACKOFF_MOST: Final = 5.0
 STEADY_SECONDS: Final = 5.0
 """A connection that lasted this long was a good one: the back-off starts anew."""
 
+SAME_SECONDS: Final = 60.0
+"""The same change of state is said at most once in this time: a server that accepts and closes again and again, as
+auditd's does while it has another client, would otherwise write two lines every five seconds for ever."""
+
 PASSING: Final = (errno.ENOENT, errno.ECONNREFUSED, errno.EAGAIN, errno.ECONNRESET, errno.EPIPE, errno.ETIMEDOUT)
 """Errors that a restart of the sender explains."""
 
@@ -65,7 +69,7 @@ class UnixSource:
         self.rejects = Rejects(self.name, say, folder=runtime_dir)
         self._say, self._patient = say, patient
         self._trusted = frozenset((0, os.geteuid()) if trusted is None else trusted)
-        self._said = ""
+        self._said: dict[str, float] = {}
 
     async def run(self, route: Route, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Connect and read until cancelled. Raises SourceError if the first connection cannot be made."""
@@ -152,10 +156,12 @@ class UnixSource:
         return reason
 
     def _state(self, text: str, level: Level) -> None:
-        # One line per change of state: a server that stays away for a day is one line, not seventeen thousand.
+        if self.books.detail.get("state") == text:
+            return
         self.books.detail["state"] = text
-        if text != self._said:
-            self._said = text
+        now = time.monotonic()
+        if now - self._said.get(text, -SAME_SECONDS) >= SAME_SECONDS:
+            self._said[text] = now
             self._say(level, f"source {self.name}: {text}")
 
     def _reason(self, error: OSError) -> str:

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import bz2
+import gzip
+import lzma
 import os
 import random
 import socket
@@ -132,6 +135,17 @@ async def test_what_is_no_file_is_an_error_that_says_what_it_is(tmp_path: Path) 
         ):
             with pytest.raises(SourceError, match=said):
                 await replay(path)
+
+
+async def test_a_compressed_file_is_not_read_as_garbage(tmp_path: Path) -> None:
+    for name, pack, said in (
+        ("gz", gzip.compress, "zcat"),
+        ("xz", lzma.compress, "xzcat"),
+        ("bz2", bz2.compress, "bzcat"),
+    ):
+        await trio.Path(tmp_path / name).write_bytes(pack(lines(10)))
+        with pytest.raises(SourceError, match=f"it is compressed; use {said} "):
+            await replay(tmp_path / name)
 
 
 @pytest.mark.needs("root")
