@@ -19,7 +19,7 @@ import attrs
 
 from audisp.config.files import AUDITD_CONF, owners, read_checked
 from audisp.config.grammar import ConfigErrors, Setting, parse, shown
-from audisp.config.schema import DIGITS, build, choice, key, keys, number, one
+from audisp.config.schema import DIGITS, build, choice, key, keys, located, number, one
 from audisp.config.values import Action, action, stray
 from audisp.errors import ConfigError
 
@@ -261,6 +261,7 @@ def read(data: bytes, path: Path) -> tuple[AuditdConf, list[str]]:
         # auditd makes these checks only if there was a line: an empty file is the defaults, one comment is an error.
         errors += _cross(conf, {setting.key: setting.line for setting in settings}, path)
     errors += _mails(settings, path)
+    errors += _removed(settings, path)
     if errors or conf is None:
         raise ConfigErrors(sorted(errors, key=lambda error: error.line or 0))
     if conf.log_format == "nolog":
@@ -293,6 +294,15 @@ def _mails(settings: Iterable[Setting], path: Path) -> Iterator[ConfigError]:
             wrong = _wrong_mail(setting.words[0])
             if wrong:
                 yield ConfigError(wrong, path=path, line=setting.line, key=setting.key)
+
+
+def _removed(settings: Iterable[Setting], path: Path) -> Iterator[ConfigError]:
+    """Of a key that is ignored, too, auditd demands that it has one word."""
+    for setting in settings:
+        if setting.key in REMOVED and len(setting.words) > 1:
+            yield located(
+                setting, f"takes one value, but there is {shown(' '.join(setting.words[1:]))} behind it", path
+            )
 
 
 def _share(space: Space) -> bool:
