@@ -1,8 +1,8 @@
 """Record-level data: the Block, an immutable run of whole records as bytes.
 
 The canonical form of a record inside a block is the *string form* of auditd's dispatcher
-(``docs/formats/records.md``): ``type=NAME msg=audit(SEC.MSEC:SERIAL): FIELDS`` or the same after ``node=NAME ``, ended by
-one LF and holding no other LF and no NUL. Nothing is decoded; bytes stay bytes.
+(``docs/formats/records.md``): ``type=NAME msg=audit(SEC.MSEC:SERIAL): FIELDS`` or the same after ``node=NAME ``,
+ended by one LF and holding no other LF and no NUL. Nothing is decoded; bytes stay bytes.
 """
 
 from __future__ import annotations
