@@ -129,6 +129,8 @@ def _shape(first: str, others: Sequence[str]) -> str:
     """What is wrong with a line that is not `key = value`."""
     if "\t" in first or (others and "\t" in others[0]):
         return f"a tab does not separate words, use spaces: {shown(first)}"
+    if first.startswith("="):
+        return f"there is no key before {shown(first)}"
     if "=" in first.strip("="):
         key, _, value = first.partition("=")
         return f"spaces are missing around '=': write {shown(f'{key} = {value}')}"

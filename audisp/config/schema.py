@@ -50,6 +50,8 @@ def key(
 
 def keys(cls: type) -> dict[str, attrs.Attribute[Any]]:
     """The keys that `cls` declares, with their fields, types resolved. Raises TypeError if cls is no attrs class."""
+    if not attrs.has(cls):
+        raise TypeError(f"{cls!r} is no attrs class")
     attrs.resolve_types(cls)
     return {
         field.metadata.get("name") or field.name.lower(): field
