@@ -224,7 +224,7 @@ class Spool:
         taken = 0
         for group in _groups(blocks):
             try:
-                if not self._write(group, books):
+                if not self._write(group, books) and not (self._make_room() and self._write(group, books)):
                     break
             except StoreError:
                 if not taken:
@@ -283,6 +283,14 @@ class Spool:
         with self._said():
             status = os.fstatvfs(self._folder)
         return status.f_bavail * status.f_frsize - size >= self._min_free
+
+    def _make_room(self) -> bool:
+        """Remove the last segment if all of it was acknowledged. False if there was nothing to remove."""
+        if self.records or not self._segments:
+            return False
+        with self._said():
+            self._remove(list(self._segments))
+        return True
 
     def _start(self, header: SegmentHeader) -> Segment:
         """Begin a segment. The one before is synced first, so that only the last one can have a torn tail."""
@@ -348,7 +356,7 @@ class Spool:
         """
         self._check_open()
         with self._said():
-            self._load(max_bytes)
+            self._load(max(1, max_bytes))
         blocks: list[Block] = []
         room = max_bytes
         start = self._skip
