@@ -105,7 +105,7 @@ def _settings(conf: plugins.PluginConf, schema_for: SchemaFor, findings: Finding
             plugins.settings_of(conf, schema)
     except ConfigError as problem:
         findings.add(problem)
-    except (AudispError, TypeError) as problem:
+    except AudispError as problem:
         findings.add(ConfigError(str(problem), path=conf.path, key="plugin"))
 
 

@@ -23,7 +23,7 @@ from audisp.config.files import PLUGIN_CONF, check_folders, check_program, read_
 from audisp.config.grammar import ConfigErrors, Setting, parse, shown
 from audisp.config.schema import build, key, keys, located, number, one, unknown
 from audisp.config.values import capabilities, size
-from audisp.errors import ConfigError
+from audisp.errors import ConfigError, PluginError
 
 T = TypeVar("T")
 
@@ -44,6 +44,7 @@ _NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_+@~-]*\Z")
 
 _ENTRY: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*\Z")
 
+_OURS: Final = ("active", "plugin")
 _UPSTREAM: Final = ("active", "direction", "path", "type", "args", "format")
 _OVERFLOW = Literal["ignore", "syslog", "suspend", "single", "halt", "drop_oldest", "drop_newest", "spill"]
 _FOR_CHILDREN: Final = ("user", "capabilities", "nice", "memory_max")
@@ -143,14 +144,17 @@ class PluginConf(HostKeys):
 
 
 def settings_of(conf: PluginConf, schema: type[T]) -> T:
-    """The plugin's own settings as its schema says. Raises ConfigErrors, or TypeError for a schema that is no schema.
+    """The plugin's own settings as its schema says. Raises ConfigErrors, or PluginError for a schema that is none.
 
     The host's keys never reach a schema: one that claims any of them is refused.
     """
-    taken = sorted({*keys(schema)} & {*HOST_KEYS, "active", "plugin"})
+    try:
+        taken = sorted({*keys(schema)} & {*HOST_KEYS, *_OURS})
+        value, errors = build(schema, conf.settings, conf.path, hints=(*HOST_KEYS, *_OURS))
+    except (TypeError, NameError) as problem:
+        raise PluginError(f"plugin {conf.name}: its settings cannot be read: {problem}") from problem
     if taken:
-        raise TypeError(f"{schema.__name__}: {', '.join(taken)} are keys of the host")
-    value, errors = build(schema, conf.settings, conf.path, hints=(*HOST_KEYS, "active", "plugin"))
+        raise PluginError(f"plugin {conf.name}: its settings {', '.join(taken)} have names that the host uses")
     if errors or value is None:
         raise ConfigErrors(errors)
     return value

@@ -76,7 +76,7 @@ def build(
     """
     fields = keys(cls)
     values: dict[str, Any] = {}
-    seen: dict[str, int] = {}
+    seen: dict[str, Setting] = {}
     errors: list[ConfigError] = []
     for setting in settings:
         field = fields.get(setting.key)
@@ -84,7 +84,7 @@ def build(
             if setting.key not in ignore:
                 errors.append(unknown(setting, path, [*fields, *ignore, *hints]))
             continue
-        seen[setting.key] = setting.line
+        seen[setting.key] = setting
         try:
             value = _value(field, setting)
         except ValueError as problem:
@@ -102,6 +102,9 @@ def build(
     try:
         return cls(**values), []
     except ConfigError as problem:
+        # A check of several keys at once, which names one of them: we know where that stands.
+        if problem.path is None and problem.key in seen:
+            return None, [located(seen[problem.key], problem.message, path)]
         return None, [problem if problem.path else ConfigError(problem.message, path=path, key=problem.key)]
     except (ValueError, TypeError) as problem:
         # An author's own attrs validator said no. Its first argument is the message; attrs adds the rest.

@@ -348,35 +348,45 @@ class Spool:
 
     # Reading.
 
-    def read(self, max_bytes: int) -> list[Block]:
+    def read(self, max_bytes: int, *, skip: int = 0) -> list[Block]:
         """The next records, in order, about `max_bytes` of them and at least one if any waits; [] if none does.
 
-        Acknowledges nothing: called again it gives the same records, until `advance`. Holds what it read in memory,
-        at most `max_bytes` and one frame. StoreError if the disk cannot be read.
+        Acknowledges nothing: called again it gives the same records, until `advance`. skip: records to pass over, for
+        a caller that still has that many in hand, read before and not acknowledged. What was read is held in memory
+        until it is acknowledged, in whole frames. StoreError if the disk cannot be read.
         """
         self._check_open()
-        with self._said():
-            self._load(max(1, max_bytes))
         blocks: list[Block] = []
-        room = max_bytes
-        start = self._skip
-        for frame in self._frames:
-            left = len(frame.data) - start
-            if left <= room:
-                stop = len(frame.data)
-            else:
-                stop = frame.data.rfind(b"\n", start, start + max(0, room)) + 1
-                if not stop and not blocks:
+        with self._said():
+            index, start = self._seek(skip)
+            while (max_bytes > 0 or not blocks) and (index < len(self._frames) or self._load()):
+                frame = self._frames[index]
+                stop = _stop(frame.data, start, max_bytes)
+                if not stop:
+                    if blocks:
+                        break
                     # A single record longer than asked for.
                     stop = frame.data.index(b"\n", start) + 1
-            if stop:
-                data = frame.data[start:stop] if stop - start < len(frame.data) else frame.data
+                data = frame.data[start:stop]
                 blocks.append(Block(data, data.count(b"\n"), frame.origin, _arrived(frame.stamp)))
-                room -= len(data)
-            if stop < len(frame.data):
-                break
-            start = 0
+                if stop < len(frame.data):
+                    break
+                max_bytes -= len(data)
+                index, start = index + 1, 0
         return blocks
+
+    def _seek(self, skip: int) -> tuple[int, int]:
+        """Which of the frames at hand, and which byte in it, stands `skip` records behind the position."""
+        index, start, done = 0, self._skip, self._done()
+        while index < len(self._frames) or self._load():
+            frame = self._frames[index]
+            if skip < frame.count - done:
+                for _ in range(skip):
+                    start = frame.data.index(b"\n", start) + 1
+                return index, start
+            skip -= frame.count - done
+            index, start, done = index + 1, 0, 0
+        return index, 0
 
     def advance(self, records: int) -> None:
         """Acknowledge the next `records` records that `read` gave; a part of a block will do.
@@ -407,24 +417,24 @@ class Spool:
         """Seconds since the oldest waiting record arrived; None if none waits. Reads a frame if none is at hand."""
         self._check_open()
         with self._said():
-            self._load(1)
-        return max(0, time.time_ns() - self._frames[0].stamp) / NANO if self._frames else None
+            if not self._frames and not self._load():
+                return None
+        return max(0, time.time_ns() - self._frames[0].stamp) / NANO
 
     def _done(self) -> int:
         """Records of the first frame at hand that are acknowledged already."""
         return max(0, self.position - self._frames[0].first) if self._frames else 0
 
-    def _load(self, max_bytes: int) -> None:
-        held = sum(len(frame.data) for frame in self._frames) - self._skip
-        while held < max_bytes:
-            frame = self._next_frame()
-            if frame is None:
-                return
-            if not self._frames:
-                for _ in range(self.position - frame.first):
-                    self._skip = frame.data.index(b"\n", self._skip) + 1
-            self._frames.append(frame)
-            held += len(frame.data)
+    def _load(self) -> bool:
+        """Read one more frame; False at the end."""
+        frame = self._next_frame()
+        if frame is None:
+            return False
+        if not self._frames:
+            for _ in range(self.position - frame.first):
+                self._skip = frame.data.index(b"\n", self._skip) + 1
+        self._frames.append(frame)
+        return True
 
     def _next_frame(self) -> Frame | None:
         """The frame after those at hand; None at the end."""
@@ -528,6 +538,13 @@ def _pieces(block: Block) -> Iterator[bytes]:
         if head is None:
             raise ValueError(f"a record from {block.source} is longer than a frame ({MAX_FRAME_PLAIN} bytes)")
         yield head.data
+
+
+def _stop(data: bytes, start: int, room: int) -> int:
+    """End of the last record that fits into `room` bytes from `start` on; 0 if none does."""
+    if len(data) - start <= room:
+        return len(data)
+    return data.rfind(b"\n", start, start + max(0, room)) + 1
 
 
 def _stamp(arrived: float) -> int:

@@ -122,7 +122,9 @@ class FrameReader:
                 break
             if self._rest:  # the last record was followed at once by a header
                 self._slots, self._rest = False, 0
-            inner = self._inner(data, at + HEADER_SIZE, after)
+            inner = _inner(data, at + HEADER_SIZE, after)
+            if inner < 0:
+                break
             if inner:
                 self._pass_over(data[at:inner])
                 self._found(slot=False)
@@ -139,6 +141,11 @@ class FrameReader:
     def close(self, *, whole: bool = True) -> None:
         # A frame says its size, so that an incomplete one is torn, whatever `whole` says.
         left = self._buffer
+        size = frame_size(left, 0) if self._in_step and len(left) >= PROBE else 0
+        after = HEADER_SIZE + size
+        if size and len(left) >= after:  # whole, and only waited for what might follow
+            self._take_frame(left, 0, after)
+            left = left[after:]
         if self._rest and self._passed + len(left) == self._rest and not self._reported:
             self.skipped += self._rest  # one slot was all there was
         elif left or self._passed:
@@ -192,17 +199,6 @@ class FrameReader:
         self._rest, self._stretch, self._passed = 0, b"", 0
         self._in_step, self._reported = True, False
 
-    def _inner(self, data: bytes, start: int, end: int) -> int:
-        # Where, in a payload, a header of the next frame stands: part of this one was lost. 0: nowhere.
-        if data.find(b"\0", start, end - 1) < 0:
-            return 0
-        mark = data.find(_MARK, start + 4, end)
-        while mark >= 0 and mark - 4 <= end - PROBE:
-            if frame_size(data, mark - 4):
-                return mark - 4
-            mark = data.find(_MARK, mark + 1, end)
-        return 0
-
     def _take_frame(self, data: bytes, at: int, after: int) -> None:
         version, _, type_, size = _HEADER.unpack_from(data, at)
         payload = data[at + HEADER_SIZE : after]
@@ -219,6 +215,20 @@ class FrameReader:
         self.bad.append(Rejected("oversized" if good else "garbage", payload[:DATA_KEPT], HEADER_SIZE + size))
         self.rejected += 1
         self.rejected_bytes += HEADER_SIZE + size
+
+
+def _inner(data: bytes, start: int, end: int) -> int:
+    # Where, from inside the payload start:end, a header of the next frame starts: the end of this frame was lost then.
+    # 0: nowhere. -1: more bytes must come to tell. Only a payload with a NUL needs the look, and hardly any has one.
+    if data.find(b"\0", start, end) < 0:
+        return 0
+    last = len(data) - PROBE
+    mark = data.find(_MARK, start + 4, end + 7)
+    while 0 <= mark and mark - 4 <= last:
+        if frame_size(data, mark - 4):
+            return mark - 4
+        mark = data.find(_MARK, mark + 1, end + 7)
+    return 0 if end - 1 <= last else -1
 
 
 def _frame_starts(data: bytes) -> bool:

@@ -15,7 +15,7 @@ from typing import Final, Literal, Protocol
 import attrs
 import trio
 
-from audisp.errors import ConfigError
+from audisp.errors import AudispError, ConfigError
 from audisp.record import Block
 
 Kind = Literal["live", "replay"]
@@ -28,6 +28,10 @@ WITH_PATH: Final = ("unix", "file")
 
 SOCKET_PATH_MAX: Final = 107
 """Longest path of a unix socket in bytes: sun_path holds 108 with its NUL (unix(7))."""
+
+
+class Stopped(AudispError):  # noqa: N818 - an instruction, not a fault
+    """Raised by `Route.send_blocking`: the engine goes down, and a plugin that must be waited for has no room."""
 
 
 class Route(Protocol):

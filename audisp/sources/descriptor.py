@@ -101,6 +101,7 @@ async def pour(descriptor: Descriptor, intake: Intake, most: int) -> int:
                     for chunk in chunks:
                         total += len(chunk)
                         await intake.take(chunk)
+                        await trio.lowlevel.checkpoint()
         ended = True
     finally:
         if not ended:

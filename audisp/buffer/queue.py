@@ -1,0 +1,157 @@
+"""One plugin's waiting room: blocks in order, bounded in bytes and, where asked, in records.
+
+Pure state, no lock and no clock; `dispatch/intake.py` puts both around it. Bytes are counted whole: a block that waits
+costs its data plus `BLOCK_OVERHEAD`, however many other queues hold the same block, so the sum of all queues' bounds
+is an upper bound of the memory that waiting can take.
+
+A loss is a `Gap`. It lies either before the oldest block (`drop_oldest`) or behind the newest one (everything else),
+and stays open, growing, until the next block passes that place; there the host puts a marker.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Final
+
+import attrs
+
+from audisp.record import Block, join
+
+BLOCK_OVERHEAD: Final = 256
+"""Bytes that a waiting block costs beside its data: the Block, its bytes object's head, stamp, count, and the queue's
+slot (measured with sys.getsizeof and malloc's rounding: about 230)."""
+
+MERGE_BYTES: Final = 256 * 1024
+"""A plugin gets at most about this many bytes at once: few calls at a high rate, little copying, and one
+merge holds the interpreter for well under a millisecond."""
+
+
+@attrs.define
+class Gap:
+    """Records lost in one place. first and last are the serials at its ends, None if no lost record had one."""
+
+    reason: str
+    count: int = 0
+    first: int | None = None
+    last: int | None = None
+
+    def add(self, block: Block) -> None:
+        """Book all records of the block as lost. A marker that is lost again keeps its place, not its serial."""
+        if block.own == block.records:
+            return
+        self.count += block.records - block.own
+        first, last = block.first_serial(), block.last_serial()
+        if self.first is None:
+            self.first = first
+        if last is not None:
+            self.last = last
+
+
+@attrs.define(eq=False)
+class BlockQueue:
+    """A bounded queue of blocks. max_records None: bounded in bytes alone."""
+
+    max_bytes: int
+    max_records: int | None = None
+    bytes: int = 0
+    records: int = 0
+    """Records that wait, the host's own markers not counted."""
+    peak_bytes: int = 0
+    _blocks: deque[Block] = attrs.field(factory=deque)
+
+    def __len__(self) -> int:
+        return len(self._blocks)
+
+    def oldest(self) -> float | None:
+        """time.monotonic() at which the oldest waiting block arrived."""
+        return self._blocks[0].arrived if self._blocks else None
+
+    def push(self, block: Block) -> Block | None:
+        """Append what fits, cut at a record boundary; return what does not.
+
+        An empty queue takes at least one record, however large, or a bound below one record would never let any pass.
+        """
+        size = len(block.data) + BLOCK_OVERHEAD
+        fits = self.bytes + size <= self.max_bytes and (
+            self.max_records is None or self.records + block.records <= self.max_records
+        )
+        if fits:
+            self._append(block, size)
+            return None
+        head, rest = self._cut(block)
+        if head is not None:
+            self._append(head, len(head.data) + BLOCK_OVERHEAD)
+        return rest
+
+    def _cut(self, block: Block) -> tuple[Block | None, Block | None]:
+        room = self.max_bytes - self.bytes - BLOCK_OVERHEAD
+        if not self._blocks:
+            room = max(room, block.data.find(b"\n") + 1)
+        if self.max_records is not None:
+            free = max(self.max_records - self.records, 0 if self._blocks else 1)
+            end = 0
+            for _ in range(min(free, block.records)):
+                end = block.data.find(b"\n", end) + 1
+            room = min(room, end)
+        return block.split(room)
+
+    def _append(self, block: Block, size: int) -> None:
+        self._blocks.append(block)
+        self.bytes += size
+        self.records += block.records - block.own
+        if self.bytes > self.peak_bytes:
+            self.peak_bytes = self.bytes
+
+    def force(self, block: Block) -> None:
+        """Append whatever the bounds say: for the host's own markers."""
+        self._append(block, len(block.data) + BLOCK_OVERHEAD)
+
+    def push_front(self, block: Block) -> None:
+        """Put back what was taken and not delivered, whatever the bounds say."""
+        self._blocks.appendleft(block)
+        self.bytes += len(block.data) + BLOCK_OVERHEAD
+        self.records += block.records - block.own
+        if self.bytes > self.peak_bytes:
+            self.peak_bytes = self.bytes
+
+    def pop(self, merge_bytes: int = MERGE_BYTES) -> Block | None:
+        """Take the oldest blocks, merged up to merge_bytes (always at least one block). None if empty.
+
+        Blocks from the spool and others are never merged: their delivery is booked in different places.
+        """
+        blocks = self._blocks
+        if not blocks:
+            return None
+        first = blocks.popleft()
+        self.bytes -= len(first.data) + BLOCK_OVERHEAD
+        self.records -= first.records - first.own
+        if not blocks or len(first.data) + len(blocks[0].data) > merge_bytes:
+            return first
+        taken, size = [first], len(first.data)
+        while blocks and size + len(blocks[0].data) <= merge_bytes and blocks[0].spooled == first.spooled:
+            block = blocks.popleft()
+            self.bytes -= len(block.data) + BLOCK_OVERHEAD
+            self.records -= block.records - block.own
+            size += len(block.data)
+            taken.append(block)
+        return join(taken)
+
+    def make_room(self, block: Block) -> list[Block]:
+        """Take out the oldest blocks until `block` fits or nothing is left; return them, oldest first."""
+        out = []
+        while self._blocks and (
+            self.bytes + len(block.data) + BLOCK_OVERHEAD > self.max_bytes
+            or (self.max_records is not None and self.records + block.records > self.max_records)
+        ):
+            oldest = self._blocks.popleft()
+            self.bytes -= len(oldest.data) + BLOCK_OVERHEAD
+            self.records -= oldest.records - oldest.own
+            out.append(oldest)
+        return out
+
+    def clear(self) -> list[Block]:
+        """Take everything out."""
+        out = list(self._blocks)
+        self._blocks.clear()
+        self.bytes = self.records = 0
+        return out

@@ -1,0 +1,127 @@
+"""The control socket: one JSON request per line, one JSON answer per line. For root and for our own user alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import stat
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import trio
+
+from audisp.errors import SourceError
+
+NAME: Final = "control.sock"
+MODE: Final = 0o600
+MAX_REQUEST: Final = 4096
+"""Bytes of one request: the longest has well under a hundred."""
+MAX_CLIENTS: Final = 16
+"""Clients at a time; one more waits in the listen queue, whose length is the same."""
+IDLE_SECONDS: Final = 30.0
+"""A client that says nothing for this long is let go, so that it cannot hold one of the places."""
+
+Answer = Callable[[dict[str, Any]], dict[str, Any]]
+
+
+async def serve_control(
+    folder: Path, answer: Answer, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+) -> None:
+    """Listen until cancelled. Raises SourceError if the socket cannot be made. Call under the instance's lock: a socket
+    file that lies there is a dead instance's."""
+    path = folder / NAME
+    try:
+        if stat.S_ISSOCK(os.lstat(path).st_mode):
+            os.unlink(path)
+    except FileNotFoundError:
+        pass
+    listener = trio.socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    old = os.umask(0o177)
+    try:
+        await listener.bind(str(path))
+    except OSError as error:
+        listener.close()
+        raise SourceError(f"control socket {path}: {error.strerror}") from error
+    finally:
+        os.umask(old)
+    try:
+        listener.listen(MAX_CLIENTS)
+        places = trio.CapacityLimiter(MAX_CLIENTS)
+        async with trio.open_nursery() as nursery:
+            task_status.started()
+            while True:
+                await places.acquire_on_behalf_of(token := object())
+                client, _ = await listener.accept()
+                nursery.start_soon(_serve_client, client, answer, places, token)
+    finally:
+        listener.close()
+        path.unlink(missing_ok=True)
+
+
+def _allowed(client: trio.socket.SocketType) -> bool:
+    _, uid, _ = struct.unpack("=iII", client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    return uid in (0, os.geteuid())
+
+
+async def _serve_client(
+    client: trio.socket.SocketType, answer: Answer, places: trio.CapacityLimiter, token: object
+) -> None:
+    try:
+        with client:
+            if not _allowed(client):
+                return
+            pending = b""
+            while True:
+                with trio.fail_after(IDLE_SECONDS):
+                    data = await client.recv(MAX_REQUEST)
+                if not data:
+                    return
+                pending += data
+                if len(pending) > MAX_REQUEST:
+                    return
+                while b"\n" in pending:
+                    line, pending = pending.split(b"\n", 1)
+                    with trio.fail_after(IDLE_SECONDS):
+                        await _send(client, _reply(line, answer))
+    except (OSError, trio.TooSlowError):
+        return  # the client's loss, and it knows
+    finally:
+        places.release_on_behalf_of(token)
+
+
+def _reply(line: bytes, answer: Answer) -> bytes:
+    try:
+        request = json.loads(line)
+        if not isinstance(request, dict):
+            raise ValueError("a request is a JSON object")
+        found = answer(request)
+    except (ValueError, RecursionError) as error:
+        found = {"error": str(error)}
+    return json.dumps(found).encode() + b"\n"
+
+
+async def _send(client: trio.socket.SocketType, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        sent = await client.send(view)
+        view = view[sent:]
+
+
+def ask(folder: Path, operation: str, seconds: float = 5.0) -> dict[str, Any]:
+    """One request from another process. Raises OSError if nobody listens, SourceError for an answer that is none."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        sock.settimeout(seconds)
+        sock.connect(str(folder / NAME))
+        sock.sendall(json.dumps({"op": operation}).encode() + b"\n")
+        with sock.makefile("rb") as file:
+            line = file.readline()
+    try:
+        found = json.loads(line)
+    except ValueError as error:
+        raise SourceError("the dispatcher gave no answer") from error
+    if not isinstance(found, dict):
+        raise SourceError("the dispatcher gave no answer")
+    return found

@@ -1,0 +1,330 @@
+"""The dispatcher: sources, router, plugins, books, in one tree of lifetimes (health ⊃ plugins ⊃ sources).
+
+Stopping is leaving the sources' block; the drain is a deadline on the plugins'. Whatever the engine does once a second
+or on request runs in the trio loop; the stream itself does not pass through the loop (sources/netlink.py, router.py).
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from typing import Any, Final, Literal
+
+import attrs
+import trio
+
+from audisp import __version__
+from audisp.dispatch import ledger, statefile
+from audisp.dispatch.actions import Actions
+from audisp.dispatch.control import serve_control
+from audisp.dispatch.identity import Signaller, daemon_fields, signaller
+from audisp.dispatch.internal import (
+    DAEMON_CONFIG,
+    DAEMON_END,
+    DAEMON_RESUME,
+    DAEMON_ROTATE,
+    DAEMON_START,
+    Internal,
+)
+from audisp.dispatch.own import OwnActivity
+from audisp.dispatch.plan import Plan, load
+from audisp.dispatch.roster import Roster
+from audisp.dispatch.router import Router
+from audisp.dispatch.runner import Say
+from audisp.errors import AudispError, ConfigError, SourceError, StoreError
+from audisp.sources.contract import Source, SourceBooks
+from audisp.sources.netlink import NetlinkSource
+
+TICK: Final = 1.0
+"""Seconds between two writings of the books, and two looks at everything that nobody tells us."""
+SOURCE_RETRY: Final = 1.0
+"""Seconds before a live source that failed is opened again."""
+
+Command = Literal["stop", "reload", "rotate", "resume", "state"]
+
+
+@attrs.define(eq=False)
+class Engine:
+    """One running dispatcher. sources: made, netlink ones opened. commands: what signals and the control socket ask."""
+
+    plan: Plan
+    sources: list[Source]
+    say: Say
+    actions: Actions
+    log_settings: Callable[..., Any]
+    started: float = attrs.field(factory=time.time)
+    router: Router = attrs.field(factory=Router)
+    internal: Internal = attrs.field(init=False)
+    internal_books: SourceBooks = attrs.field(factory=lambda: SourceBooks("internal", "live"))
+    roster: Roster = attrs.field(init=False)
+    own: OwnActivity = attrs.field(init=False)
+    previous: ledger.Previous = ledger.NOTHING
+    problem: str | None = None
+    """Why the engine ended by itself, if it did so because of an error."""
+    crash: dict[str, int] = attrs.field(factory=dict)
+    _send: trio.MemorySendChannel[tuple[Command, Signaller | None]] = attrs.field(init=False)
+    _receive: trio.MemoryReceiveChannel[tuple[Command, Signaller | None]] = attrs.field(init=False)
+    _books_problem: str | None = None
+
+    def __attrs_post_init__(self) -> None:
+        self.internal = Internal(self.plan.node)
+        self.own = OwnActivity(self.say, self.plan.own.own_activity_warn)
+        self._send, self._receive = trio.open_memory_channel(64)
+        for name in self.previous.plugins:
+            lost = self.previous.lost_in_crash(name)
+            if lost:
+                self.crash[name] = lost
+        self.roster = Roster(
+            self.plan,
+            self.router,
+            self.internal,
+            self.say,
+            self._act,
+            self.log_settings,
+            lost_in_crash=dict(self.crash),
+        )
+
+    # ---- the tree ----
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Until a `stop` command, or until every source has ended. Raises PluginError if a required plugin cannot run."""
+        async with trio.open_nursery() as health:
+            if self.plan.own.control:
+                await health.start(serve_control, self.plan.own.runtime_dir, self.answer)
+            async with trio.open_nursery() as plugins:
+                await self.roster.start(plugins, self.roster.wanted(self.plan))
+                health.start_soon(self._tick)
+                self._emit(DAEMON_START, daemon_fields("start", self.plan))
+                async with trio.open_nursery() as sources:
+                    for source in self.sources:
+                        await sources.start(self._serve, source)
+                    task_status.started()
+                    sources.start_soon(self._end_with_sources)
+                    who = await self._obey(plugins)
+                    # A reader thread must not go on waiting for a plugin that will take nothing more.
+                    deadline = trio.current_time() + self.plan.own.drain_timeout
+                    sources.cancel_scope.cancel()
+                    health.start_soon(self._force, deadline)
+                self._emit(DAEMON_END, daemon_fields("terminate", self.plan, who))
+                await self.roster.stop(deadline)
+            health.cancel_scope.cancel()
+        self.write_books(clean=True)
+
+    async def _force(self, deadline: float) -> None:
+        await trio.sleep_until(deadline)
+        self.router.stopping.set()
+
+    async def _serve(self, source: Source, *, task_status: trio.TaskStatus[None]) -> None:
+        """Run one source to its end. One that fails while others run is reported, and a live one tried again."""
+        route = self.router.route(
+            replay=source.kind == "replay", watch=None if source.name == "netlink" else self.own.see
+        )
+        opened = False
+
+        class Status:
+            def started(self, value: None = None) -> None:
+                nonlocal opened
+                if not opened:
+                    opened = True
+                    task_status.started()
+
+        while True:
+            try:
+                await source.run(route, task_status=Status())
+                break
+            except (SourceError, OSError) as error:
+                self.say("error", f"source {source.name}: {error}", limit=f"source-{source.name}")
+                if not opened:
+                    raise
+                if isinstance(source, NetlinkSource) or source.kind == "replay":
+                    self.problem = f"source {source.name}: {error}"
+                    break
+            await trio.sleep(SOURCE_RETRY)
+        source.books.detail["ended"] = "yes"
+
+    async def _end_with_sources(self) -> None:
+        """Ask for the end when no source is left that could bring anything."""
+        while not all(source.books.detail.get("ended") for source in self.sources) or not self.sources:
+            await trio.sleep(0.02)
+        self.ask("stop")
+
+    # ---- commands ----
+
+    def ask(self, command: Command) -> bool:
+        """Have a command carried out. False if too many wait already."""
+        who = signaller(self.sources) if command != "stop" or self.plan.owner else None
+        try:
+            self._send.send_nowait((command, who))
+        except trio.WouldBlock:
+            self.say("warning", f"{command}: too many commands wait already, this one is dropped")
+            return False
+        return True
+
+    async def _obey(self, plugins: trio.Nursery) -> Signaller | None:
+        """Carry out commands until `stop`; returns who asked for that."""
+        async for command, who in self._receive:
+            if command == "stop":
+                return who
+            if command == "reload":
+                await self._reload(plugins, who)
+            elif command == "state":
+                self.write_state()
+            else:
+                self.roster.command(command)
+                if command == "resume":
+                    self.actions.resume()
+                type_ = DAEMON_ROTATE if command == "rotate" else DAEMON_RESUME
+                operation = "rotate-logs" if command == "rotate" else "resume-logging"
+                self._emit(type_, daemon_fields(operation, self.plan, who))
+        return None
+
+    async def _reload(self, plugins: trio.Nursery, who: Signaller | None) -> None:
+        try:
+            plan = load(self.plan.options)
+        except ConfigError as error:
+            self.say("error", f"reload: {error}; everything stays as it was")
+            self._emit(DAEMON_CONFIG, daemon_fields("reconfigure state=no-change", self.plan, who, result="failed"))
+            return
+        for bad in plan.errors:
+            self.say("error", f"reload: {bad}; this plugin stays as it was")
+        for notice in plan.notices:
+            self.say("notice", notice)
+        if (plan.sources, plan.own.runtime_dir) != (self.plan.sources, self.plan.own.runtime_dir):
+            self.say("warning", "reload: changed sources and folders take effect at the next start")
+            plan = attrs.evolve(
+                plan, sources=self.plan.sources, own=attrs.evolve(plan.own, runtime_dir=self.plan.own.runtime_dir)
+            )
+        try:
+            done = await self.roster.reload(plugins, plan)
+        except AudispError as error:
+            self.say("error", f"reload: {error}")
+            done = []
+        self.plan = plan
+        self.own.warn_percent = plan.own.own_activity_warn
+        self.say("notice", f"reload: {', '.join(done) or 'nothing had changed'}")
+        self._emit(DAEMON_CONFIG, daemon_fields("reconfigure state=changed", self.plan, who))
+
+    def _emit(self, type_: int, fields: str) -> None:
+        block = self.internal.record(type_, fields)
+        self.router.send_own(block)
+        self.internal_books.count_routed(1, len(block.data))
+
+    def _act(self, action: str, message: str, path: str | None = None) -> None:
+        if action == "suspend":
+            return
+        self.actions.act(action, message, path=path)
+
+    # ---- once a second ----
+
+    async def _tick(self) -> None:
+        while True:
+            await trio.sleep(TICK)
+            self.roster.tick()
+            self.actions.reap()
+            self.own.watch(self.roster.pids())
+            self.own.tick()
+            for source in self.sources:
+                if isinstance(source, NetlinkSource) and not source.books.detail.get("ended"):
+                    await self._poll(source)
+            self.write_books(clean=False)
+
+    async def _poll(self, source: NetlinkSource) -> None:
+        try:
+            await trio.to_thread.run_sync(source.poll, abandon_on_cancel=True)
+        except (SourceError, OSError) as error:
+            self.say("warning", f"source {source.name}: kernel status: {error}", limit=f"poll-{source.name}")
+
+    # ---- the books ----
+
+    def write_books(self, *, clean: bool) -> None:
+        """Put the books where the next run finds them. A failure is said once, and again when it has changed."""
+        try:
+            ledger.write(
+                self.plan.own.state_dir,
+                {source.name: self._source_books(source) for source in self.sources},
+                {name: self._plugin_books(name) for name in self.roster.entries},
+                clean=clean,
+            )
+            self._books_problem = None
+        except StoreError as error:
+            if str(error) != self._books_problem:
+                self._books_problem = str(error)
+                self.say("warning", f"the books cannot be written: {error}")
+
+    def _source_books(self, source: Source) -> dict[str, Any]:
+        books = attrs.asdict(source.books)
+        if isinstance(source, NetlinkSource):
+            books["last_serial"] = source.gaps.last
+            books["lost_ranges"] = source.lost_ranges[-8:]
+        return books
+
+    def _plugin_books(self, name: str) -> dict[str, Any]:
+        entry = self.roster.entries[name]
+        intake = entry.intake
+        with intake.lock:
+            books = attrs.asdict(intake.books_locked())
+            queue = intake.queue
+            oldest = queue.oldest()
+            delay, intake.delay_max = intake.delay_max, 0.0
+            books |= {
+                "disk": intake.disk,
+                "losses": dict(intake.losses),
+                "queue_records": queue.records,
+                "queue_bytes": queue.bytes,
+                "queue_peak": queue.peak_bytes,
+                "queue_max": queue.max_bytes,
+                "oldest_seconds": None if oldest is None else round(time.monotonic() - oldest, 3),
+                "delay_max_seconds": round(delay, 6),
+                "refusing": intake.refusing,
+            }
+        return books
+
+    def snapshot(self) -> dict[str, Any]:
+        """Everything that status shows, as plain data."""
+        plugins = {}
+        for name, entry in self.roster.entries.items():
+            runner = entry.runner
+            state = getattr(getattr(runner, "delivery", None), "state", None)
+            host = getattr(runner, "host", None)
+            plugins[name] = self._plugin_books(name) | {
+                "state": runner.state,
+                "kind": "child" if entry.conf.command else "in-process",
+                "program": entry.conf.command[0] if entry.conf.command else entry.conf.plugin,
+                "pids": runner.pids(),
+                "restarts": runner.restarts.total,
+                "required": entry.intake.required,
+                "overflow_action": entry.action,
+                "counters": dict(host.counters) if host is not None else {},
+                "detail": dict(state()) if state is not None else {},
+            }
+        sources = {source.name: self._source_books(source) for source in [*self.sources]}
+        sources["internal"] = attrs.asdict(self.internal_books)
+        kernel = next((s.status for s in self.sources if isinstance(s, NetlinkSource) and s.status is not None), None)
+        return {
+            "version": __version__,
+            "pid": os.getpid(),
+            "uptime_seconds": round(time.time() - self.started, 1),
+            "sources": sources,
+            "plugins": plugins,
+            "kernel": attrs.asdict(kernel) if kernel is not None else None,
+            "own_activity": {"records": self.own.ours, "of": self.own.total, "percent": round(self.own.share(), 1)},
+            "lost_in_crash": self.crash,
+        }
+
+    def answer(self, request: dict[str, Any]) -> dict[str, Any]:
+        """The control socket's requests."""
+        operation = request.get("op")
+        if operation == "status":
+            return self.snapshot()
+        if operation in ("reload", "rotate", "resume", "state", "stop"):
+            return {"ok": self.ask(operation)}
+        return {"error": f"unknown request {str(operation)[:40]!r}; there are status, reload, rotate, resume, stop"}
+
+    def write_state(self) -> None:
+        """The state file: upstream's lines, then ours."""
+        path = self.plan.own.runtime_dir / statefile.NAME
+        try:
+            statefile.write(path, statefile.lines(self.snapshot(), self.plan), self.plan.auditd.log_group)
+        except OSError as error:
+            self.say("error", f"{path}: {error.strerror}")

@@ -1,0 +1,147 @@
+"""The host side of in-process plugins: finds the types that plugins declare, and is the `Host` of each opened one.
+
+pluggy declares, it does not dispatch (docs/decisions/0002): each configured plugin is asked once for its types, through
+a plugin manager of its own, so that no plugin sees or breaks another. Only what the configuration names is imported.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+import sys
+import threading
+from collections.abc import Callable
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import Any, Final
+
+import attrs
+import pluggy
+
+from audisp.config.files import check_folders
+from audisp.dispatch.runner import Say
+from audisp.errors import AudispError, PluginError
+from audisp.plugin import PROJECT, Hooks, PluginType
+
+GROUP: Final = "audisp.plugins"
+"""Entry point group in which a package names its plugins."""
+EMIT_TYPES: Final = range(1100, 3000)
+"""Record types that a plugin may emit: user space's. 1200 to 1299 are the daemon's own."""
+DAEMON_TYPES: Final = range(1200, 1300)
+EMIT_BYTES: Final = 8_900
+"""Longest text of an emitted record: with type and stamp it must fit into auditd's 8,970."""
+EMIT_PER_SECOND: Final = 200
+"""Records that one plugin may emit in a second. A plugin that answers every record with one would feed itself."""
+
+
+def installed() -> dict[str, EntryPoint]:
+    """The in-process plugins that installed packages offer, by name. Imports none of them."""
+    return {point.name: point for point in entry_points(group=GROUP)}
+
+
+def load_type(name: str) -> PluginType:
+    """The plugin type behind `plugin = NAME` or `plugin = /path/file.py`. Raises PluginError, or ConfigError."""
+    module = _load_file(Path(name)) if name.startswith("/") else _load_installed(name)
+    manager = pluggy.PluginManager(PROJECT)
+    manager.add_hookspecs(Hooks)
+    try:
+        manager.register(module)
+        declared: list[PluginType] = [each for found in manager.hook.audisp_plugins() for each in found]
+    except AudispError:
+        raise
+    except Exception as error:
+        # Foreign code: whatever it raises is that plugin's failure to load.
+        raise PluginError(f"plugin {name}: {type(error).__name__}: {error}") from error
+    if not declared:
+        raise PluginError(f"plugin {name}: declares no plugin type (a hookimpl named audisp_plugins)")
+    for each in declared:
+        if each.name == name:
+            return each
+    if len(declared) == 1:
+        return declared[0]
+    raise PluginError(f"plugin {name}: declares {', '.join(each.name for each in declared)}, none of that name")
+
+
+def _load_installed(name: str) -> object:
+    points = installed()
+    if name not in points:
+        near = difflib.get_close_matches(name, points, 1)
+        raise PluginError(
+            f"plugin {name}: no such plugin is installed"
+            + (f"; did you mean {near[0]}?" if near else f" (there are: {', '.join(sorted(points)) or 'none'})")
+        )
+    try:
+        return points[name].load()
+    except Exception as error:
+        # As above: an import runs foreign code.
+        raise PluginError(f"plugin {name}: cannot be imported: {type(error).__name__}: {error}") from error
+
+
+def _load_file(path: Path) -> object:
+    check_folders(str(path))
+    spec = importlib.util.spec_from_file_location(f"audisp_plugin_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise PluginError(f"plugin {path}: is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        # As above.
+        raise PluginError(f"plugin {path}: {type(error).__name__}: {error}") from error
+    return module
+
+
+@attrs.define(eq=False)
+class PluginHost:
+    """What one opened plugin may ask of the dispatcher; implements `audisp.plugin.Host`."""
+
+    name: str
+    owner: bool
+    runtime_dir: str
+    voice: Say
+    emitted: Callable[[int, str], None]
+    """Puts a record into the stream, not back to this plugin."""
+    action: Callable[[str, str, str | None], None]
+    clock: Callable[[], float]
+    counters: dict[str, int] = attrs.field(factory=dict)
+    _lock: threading.Lock = attrs.field(factory=threading.Lock)
+    _second: float = 0.0
+    _left: int = 0
+
+    def count(self, what: str, by: int = 1) -> None:
+        """Add to a counter of this plugin's."""
+        with self._lock:
+            self.counters[what] = self.counters.get(what, 0) + by
+
+    def say(self, level: str, message: str) -> None:
+        """A line in our log, under the plugin's name, rate-limited."""
+        self.voice(level, f"plugin {self.name}: {message}", limit=f"plugin-{self.name}")
+
+    def emit(self, type_: int, fields: str) -> None:
+        """A record of the plugin's own. Raises ValueError for a type or text that is not allowed."""
+        if type_ not in EMIT_TYPES or type_ in DAEMON_TYPES:
+            raise ValueError(f"record type {type_} may not be emitted: 1100 to 1199 and 1300 to 2999 may")
+        if len(fields) > EMIT_BYTES:
+            raise ValueError(f"{len(fields)} characters are more than an audit record takes ({EMIT_BYTES})")
+        now = self.clock()
+        with self._lock:
+            if now - self._second >= 1:
+                self._second, self._left = now, EMIT_PER_SECOND
+            allowed = self._left > 0
+            self._left -= allowed
+        if not allowed:
+            self.count("emit_dropped")
+            return
+        self.count("emitted")
+        self.emitted(type_, f"emitter={self.name} {fields}")
+
+    def act(self, action: str, message: str, path: str | None = None) -> None:
+        """Carry out one of auditd's actions. Returns at once."""
+        self.count(f"action_{action}")
+        self.action(action, message, path)
+
+
+def settings_for(name: str) -> type[Any]:
+    """The schema of an in-process plugin, for `audisp check`."""
+    return load_type(name).config

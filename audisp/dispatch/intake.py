@@ -1,0 +1,352 @@
+"""The door of one plugin: what the router's threads offer, what the plugin's runner takes, and the books of both.
+
+One lock per plugin guards the queue, the gap and the counters; it is never held over a blocking call. The books
+balance whenever the lock is free:
+
+    offered + carried = delivered + filtered + dropped + quarantined + waiting
+
+where waiting = queued + held (taken by the runner, not yet acknowledged) + on disk. `waiting` is counted where the
+records are, not derived from the rest, so that `Books.imbalance` can tell the truth.
+
+Order with `spill`: memory, then disk, and back. As long as anything is on disk or on its way there, what arrives is
+staged for the disk; the spill task (dispatch/spill.py) writes it and brings the oldest back when memory has drained.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Final, Literal
+
+import attrs
+
+from audisp.buffer.queue import BLOCK_OVERHEAD, BlockQueue, Gap
+from audisp.record import Block
+
+Policy = Literal["drop_newest", "drop_oldest", "spill"]
+
+ROOM_FRACTION: Final = 0.5
+"""Whoever waits for room is woken when the queue has drained to this share of its bound: waking at every record would
+cost a thread switch per record."""
+
+STAGE_FRACTION: Final = 0.25
+"""Share of the bound that may wait to be written to disk; the rest is the memory part of the queue."""
+
+
+@attrs.frozen
+class Books:
+    """A balanced view of one plugin's ledger at one moment, all in records."""
+
+    offered: int
+    carried: int
+    delivered: int
+    filtered: int
+    dropped: int
+    quarantined: int
+    waiting: int
+    own: int
+    """Markers delivered to this plugin; outside the balance."""
+    redelivered: int
+    """Offered to the plugin again after it died or refused; outside the balance."""
+
+    @property
+    def imbalance(self) -> int:
+        """Zero, or the host has a bug."""
+        out = self.delivered + self.filtered + self.dropped + self.quarantined + self.waiting
+        return self.offered + self.carried - out
+
+
+@attrs.define(eq=False)
+class Intake:
+    """See the module's text. All methods may be called from any thread."""
+
+    name: str
+    queue: BlockQueue
+    policy: Policy
+    required: bool
+    mark: Callable[[str, Gap], Block]
+    """Makes the loss marker of (plugin name, gap)."""
+    wake: Callable[[], None] = lambda: None
+    """Called, lock held, when there is something to take and the runner may be asleep. Must not block."""
+    direct: Callable[[Block], bool] | None = None
+    """Tried first, lock held, when nothing waits: True = the runner has taken the block (and holds it)."""
+    stage_wake: Callable[[], None] = lambda: None
+    """Called, lock held, when there is something to be written to or read from disk."""
+    spool_done: Callable[[int], None] = lambda records: None
+    """Called, lock held, when records that had been on disk are delivered or quarantined."""
+    overflowed: Callable[[], None] = lambda: None
+    """Called, lock held, at the first drop after none: the action behind overflow_action. Must not block."""
+
+    lock: threading.Lock = attrs.field(factory=threading.Lock)
+    offered: int = 0
+    carried: int = 0
+    delivered: int = 0
+    filtered: int = 0
+    dropped: int = 0
+    quarantined: int = 0
+    own: int = 0
+    redelivered: int = 0
+    held: int = 0
+    """Records taken by the runner and neither acknowledged nor given back."""
+    disk: int = 0
+    """Records on disk and not in memory."""
+    staged: deque[Block] = attrs.field(factory=deque)
+    staged_records: int = 0
+    staged_bytes: int = 0
+    spilling: bool = False
+    refusing: str | None = None
+    """Reason for which everything offered is dropped ("suspended", "failed", "closed"); None = open."""
+    losses: dict[str, int] = attrs.field(factory=dict)
+    """Records dropped, by reason."""
+    gap: Gap | None = None
+    front_gap: Gap | None = None
+    reported: int = 0
+    _room: list[Callable[[], None]] = attrs.field(factory=list)
+    delay_max: float = 0.0
+    """Longest time that an acknowledged block took from its arrival, in seconds, since it was last read."""
+
+    # ---- the router's side ----
+
+    def offer(self, block: Block, wait: bool) -> Block | None:
+        """Take the block in. With wait (and for a required plugin) returns what found no room, else None."""
+        with self.lock:
+            records = block.records
+            if (
+                self.direct is not None
+                and not self.queue
+                and self.gap is None
+                and not self.spilling
+                and self.refusing is None
+                and self.direct(block)
+            ):
+                self.offered += records
+                self.held += records
+                return None
+            if self.refusing is not None:
+                self.offered += records
+                self._lose(block, self.refusing)
+                return None
+            if self.spilling:
+                return self._stage(block, wait)
+            if self.gap is not None:
+                self._place_gap()
+            if self.policy == "drop_oldest" and not wait and not self.required:
+                for old in self.queue.make_room(block):
+                    self._lose_front(old)
+            rest = self.queue.push(block)
+            taken = records if rest is None else records - rest.records
+            self.offered += taken
+            if taken:
+                self.wake()
+            if rest is None:
+                return None
+            if self.policy == "spill":
+                self.spilling = True
+                return self._stage(rest, wait)
+            if wait or self.required:
+                return rest
+            self.offered += rest.records
+            self._lose(rest, "overflow")
+            return None
+
+    def _stage(self, block: Block, wait: bool) -> Block | None:
+        size = len(block.data) + BLOCK_OVERHEAD
+        if self.staged and self.staged_bytes + size > self.queue.max_bytes * STAGE_FRACTION:
+            if wait or self.required:
+                return block
+            self.offered += block.records
+            self._lose(block, "overflow")
+            return None
+        if self.gap is not None:
+            marker = self._marker()
+            marker.own = 0  # on disk it is a record like any other, so it enters the books like one
+            self.carried += 1
+            self._stage_now(marker)
+        self.offered += block.records
+        self._stage_now(block)
+        return None
+
+    def _stage_now(self, block: Block) -> None:
+        self.staged.append(block)
+        self.staged_records += block.records - block.own
+        self.staged_bytes += len(block.data) + BLOCK_OVERHEAD
+        self.stage_wake()
+
+    def unstage(self, lost: str | None) -> None:
+        """The oldest staged block is safe (lost None: on disk, or back in memory) or gone for the reason. Lock held."""
+        block = self.staged.popleft()
+        self.staged_records -= block.records - block.own
+        self.staged_bytes -= len(block.data) + BLOCK_OVERHEAD
+        if lost is not None:
+            self._lose(block, lost)
+
+    def on_room(self, call: Callable[[], None]) -> None:
+        """Call once, from whichever thread makes room, when `offer` is worth trying again.
+
+        That is at once if nothing waits (an empty queue takes at least one record), else when half has drained.
+        """
+        with self.lock:
+            if self.refusing is not None or not (self.staged if self.spilling else self.queue):
+                call()
+            else:
+                self._room.append(call)
+
+    def _full(self) -> bool:
+        if self.refusing is not None:
+            return False
+        if self.spilling:
+            return self.staged_bytes > self.queue.max_bytes * STAGE_FRACTION * ROOM_FRACTION
+        queue = self.queue
+        return queue.bytes > queue.max_bytes * ROOM_FRACTION or (
+            queue.max_records is not None and queue.records > queue.max_records * ROOM_FRACTION
+        )
+
+    def check_room(self) -> None:
+        """Wake who waits for room, if there is some; lock held."""
+        if self._room and not self._full():
+            calls, self._room = self._room, []
+            for call in calls:
+                call()
+
+    # ---- losses ----
+
+    def refuse(self, block: Block, reason: str) -> None:
+        """Book what `offer` gave back and nobody will offer again."""
+        with self.lock:
+            self.offered += block.records
+            self._lose(block, reason)
+
+    def _lose(self, block: Block, reason: str) -> None:
+        count = block.records - block.own
+        self.dropped += count
+        self.losses[reason] = self.losses.get(reason, 0) + count
+        if self.gap is None:
+            self.gap = Gap(reason)
+            self.overflowed()
+        self.gap.add(block)
+
+    def _lose_front(self, block: Block) -> None:
+        count = block.records - block.own
+        self.dropped += count
+        self.losses["overflow"] = self.losses.get("overflow", 0) + count
+        if self.front_gap is None:
+            self.front_gap = Gap("overflow")
+            self.overflowed()
+        self.front_gap.add(block)
+
+    def _marker(self) -> Block:
+        assert self.gap is not None
+        block = self.mark(self.name, self.gap)
+        self.gap = None
+        return block
+
+    def _place_gap(self) -> None:
+        self.queue.force(self._marker())
+
+    # ---- the runner's side ----
+
+    def take(self, merge_bytes: int) -> Block | None:
+        """The next block to deliver, or None. The runner holds it until `acknowledge` or `give_back`. Lock held."""
+        if self.front_gap is not None:
+            block: Block | None = self.mark(self.name, self.front_gap)
+            self.front_gap = None
+            return block
+        block = self.queue.pop(merge_bytes)
+        if block is None:
+            if self.gap is None or self.spilling:
+                if self.spilling:
+                    self.stage_wake()
+                return None
+            block = self._marker()
+        self.held += block.records - block.own
+        if self._room:
+            self.check_room()
+        if self.spilling and not self.queue:
+            self.stage_wake()
+        return block
+
+    def acknowledge(self, records: int, own: int, arrived: float, spooled: bool) -> None:
+        """records (without own) taken by `take` are delivered. Lock held."""
+        self.held -= records
+        self.delivered += records
+        self.own += own
+        if spooled:
+            self.spool_done(records)
+        delay = time.monotonic() - arrived
+        if delay > self.delay_max:
+            self.delay_max = delay
+
+    def give_back(self, block: Block) -> None:
+        """What was taken and not delivered comes back as the next to take. Lock held."""
+        count = block.records - block.own
+        self.held -= count
+        self.redelivered += count
+        self.queue.push_front(block)
+
+    def quarantine(self, block: Block) -> None:
+        """The plugin refused the block for good. Lock held."""
+        count = block.records - block.own
+        self.held -= count
+        self.quarantined += count
+        if block.spooled:
+            self.spool_done(count)
+
+    def idle(self) -> bool:
+        """Nothing to take, in memory or on disk. Lock held."""
+        return not self.queue and not self.spilling and self.front_gap is None and self.gap is None
+
+    def suspend(self, reason: str) -> None:
+        """Drop whatever is offered from now on, for this reason."""
+        with self.lock:
+            self.refusing = reason
+            calls, self._room = self._room, []
+            for call in calls:
+                call()
+
+    def resume(self) -> None:
+        """Undo `suspend`."""
+        with self.lock:
+            self.refusing = None
+            if self.gap is not None:
+                self.wake()
+
+    def abandon(self, reason: str) -> int:
+        """Book all that waits in memory as lost (at the end of a drain, or when a plugin is removed)."""
+        with self.lock:
+            lost = 0
+            for block in self.queue.clear():
+                self._lose(block, reason)
+                lost += block.records - block.own
+            while self.staged:
+                lost += self.staged[0].records
+                self.unstage(lost=reason)
+            if self.refusing is None:
+                self.refusing = "closed"
+            return lost
+
+    # ---- the books ----
+
+    def waiting(self) -> int:
+        """Records that wait anywhere. Lock held."""
+        return self.queue.records + self.held + self.staged_records + self.disk
+
+    def books(self) -> Books:
+        """The ledger now."""
+        with self.lock:
+            return self.books_locked()
+
+    def books_locked(self) -> Books:
+        """The ledger now, for a caller that has the lock."""
+        return Books(
+            offered=self.offered,
+            carried=self.carried,
+            delivered=self.delivered,
+            filtered=self.filtered,
+            dropped=self.dropped,
+            quarantined=self.quarantined,
+            waiting=self.waiting(),
+            own=self.own,
+            redelivered=self.redelivered,
+        )

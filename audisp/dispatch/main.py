@@ -1,0 +1,319 @@
+"""From options to a running dispatcher and an exit code. What must come before threads comes here, in order:
+configuration, background, pid file and folders, priorities, sources that own something, capabilities; then trio.run."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import shutil
+import signal
+import stat
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final, cast
+
+import attrs
+import trio
+
+from audisp.config.grammar import ConfigErrors
+from audisp.config.plugins import PluginConf, settings_of
+from audisp.dispatch import daemonize, ledger, privileges
+from audisp.dispatch.actions import Actions
+from audisp.dispatch.engine import Command, Engine
+from audisp.dispatch.observe import find_sources, report
+from audisp.dispatch.plan import Options, Plan, load
+from audisp.dispatch.say import Level, Voice
+from audisp.dispatch.summary import ledger_table
+from audisp.errors import AudispError, ConfigError, SourceError, StoreError
+from audisp.plugin import PluginType
+from audisp.sources.contract import Source, SourceSpec
+from audisp.sources.file import FileSource
+from audisp.sources.netlink import NetlinkSource
+from audisp.sources.stdin import StdinSource
+from audisp.sources.unix import UnixSource
+
+AUDITD_PID_FILE: Final = Path("/run/auditd.pid")
+"""auditd's pid file; ours too when we stand in its place in the background."""
+LIMIT_BURST: Final = 5
+LIMIT_SECONDS: Final = 10.0
+"""Of one kind of message at most five in ten seconds, then their number: enough to see it, not enough to flood."""
+SWITCH_SECONDS: Final = 0.0005
+"""The interpreter's thread switch interval. A reader that waits 5 ms (the default) for the loop to let go adds that to
+its latency; with 0.5 ms it was 4.0 instead of 5.6 ms at p99 (dispatch-prototype.md section 4)."""
+SIGNALS: Final[dict[int, Command]] = {
+    signal.SIGTERM: "stop",
+    signal.SIGINT: "stop",
+    signal.SIGHUP: "reload",
+    signal.SIGUSR1: "rotate",
+    signal.SIGUSR2: "resume",
+    signal.SIGCONT: "state",
+}
+
+
+@attrs.frozen
+class Speech:
+    """`Say` on a Voice: one name per limit instead of three figures."""
+
+    voice: Voice
+
+    def __call__(self, level: str, message: str, *, limit: str | None = None) -> None:
+        """See runner.Say."""
+        self.voice.say(
+            cast("Level", level), message, limit=None if limit is None else (limit, LIMIT_BURST, LIMIT_SECONDS)
+        )
+
+
+def run(options: Options) -> int:
+    """Run a dispatcher to its end. Returns auditd's exit codes: 0, 1 (start), 4 (privilege), 6 (configuration)."""
+    voice = Voice("stderr")
+    say = Speech(voice)
+    readiness = daemonize.in_foreground()
+    try:
+        plan = load(options)
+        for error in plan.errors:
+            say("error", f"{error}; this plugin is left out")
+        for notice in plan.notices:
+            say("notice", notice)
+        daemonize.settle()
+        if not (options.foreground or options.no_fork or options.observe):
+            readiness = daemonize.into_background()
+        with contextlib.ExitStack() as held:
+            plan = held.enter_context(_folders(plan))
+            _hold_pid(plan, options, held)
+            if not options.observe:
+                daemonize.boost_priority(plan.auditd.priority_boost)
+                problem = daemonize.avoid_oom_killer()
+                if problem:
+                    say("notice", problem)
+            previous = _previous(plan, say)
+            sources = _open_sources(plan, previous, say)
+            for line in privileges.keep(_needed(plan)):
+                say("info", line)
+            engine = trio.run(_main, plan, sources, voice, say, readiness, previous)
+            if options.observe or options.foreground:
+                print(ledger_table(engine.snapshot()), flush=True)
+        return 0 if engine.problem is None else daemonize.EXIT_START
+    except ConfigErrors as errors:
+        for each in errors.errors:
+            say("error", str(each))
+        return _failed(readiness, daemonize.EXIT_CONFIG, voice)
+    except ConfigError as error:
+        say("error", str(error))
+        return _failed(readiness, daemonize.EXIT_CONFIG, voice)
+    except daemonize.StartError as error:
+        say("error", str(error))
+        return _failed(readiness, error.code, voice)
+    except SourceError as error:
+        say("error", str(error))
+        code = daemonize.EXIT_PRIVILEGE if "permitted" in str(error) else daemonize.EXIT_START
+        return _failed(readiness, code, voice)
+    except AudispError as error:
+        say("error", str(error))
+        return _failed(readiness, daemonize.EXIT_START, voice)
+    except BaseExceptionGroup as group:
+        for found in _leaves(group):
+            if not isinstance(found, AudispError):
+                raise
+            say("error", str(found))
+        return _failed(readiness, daemonize.EXIT_START, voice)
+    finally:
+        voice.close()
+
+
+def _failed(readiness: daemonize.Readiness, code: int, voice: Voice) -> int:
+    voice.close()
+    readiness.failed(code)
+    return code
+
+
+def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
+    for each in group.exceptions:
+        if isinstance(each, BaseExceptionGroup):
+            yield from _leaves(each)
+        else:
+            yield each
+
+
+# ---- before trio ----
+
+
+@contextlib.contextmanager
+def _folders(plan: Plan) -> Iterator[Plan]:
+    """The instance's folders, private from the start. One that observes, or is not root, gets a folder of its own."""
+    own = plan.own
+    if plan.options.runtime_dir is None and (plan.options.observe or os.geteuid() != 0):
+        folder = Path(tempfile.mkdtemp(prefix="audisp-"))
+        try:
+            state = folder / "state"
+            state.mkdir(0o700)
+            yield attrs.evolve(
+                plan, own=attrs.evolve(own, runtime_dir=folder, state_dir=state, spill_dir=folder / "spill")
+            )
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+        return
+    for path in (own.runtime_dir, own.state_dir):
+        _make_folder(path)
+    if any(conf.overflow_action == "spill" for conf in plan.plugins):
+        _make_folder(own.spill_dir)
+    yield plan
+
+
+def _make_folder(path: Path) -> None:
+    try:
+        path.mkdir(0o700, parents=True, exist_ok=True)
+        found = os.lstat(path)
+    except OSError as error:
+        raise StoreError(f"{path}: cannot make the folder: {error.strerror}") from error
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid not in (0, os.geteuid()) or found.st_mode & 0o022:
+        raise StoreError(f"{path}: must be a folder of root's or ours that nobody else may write to")
+
+
+def _hold_pid(plan: Plan, options: Options, held: contextlib.ExitStack) -> None:
+    held.enter_context(daemonize.PidFile(plan.own.runtime_dir / "audispd.pid"))
+    if plan.owner and not (options.foreground or options.no_fork):
+        held.enter_context(daemonize.PidFile(AUDITD_PID_FILE))
+
+
+def _previous(plan: Plan, say: Speech) -> ledger.Previous:
+    try:
+        return ledger.read(plan.own.state_dir)
+    except StoreError as error:
+        say("warning", str(error))
+        return ledger.NOTHING
+
+
+def _open_sources(plan: Plan, previous: ledger.Previous, say: Speech) -> list[Source]:
+    """Make all sources, and open those that own something. Raises SourceError."""
+    if plan.options.observe and not plan.options.sources:
+        return find_sources(say, plan.own.rcvbuf, str(plan.own.runtime_dir))
+    sources: list[Source] = []
+    try:
+        for spec in plan.sources:
+            sources.append(make_source(spec, plan, previous, say))
+    except BaseException:
+        for source in sources:
+            if isinstance(source, NetlinkSource):
+                source.release()
+        raise
+    return sources
+
+
+def make_source(spec: SourceSpec, plan: Plan, previous: ledger.Previous, say: Speech) -> Source:
+    """One source as configured; netlink ones opened. Raises SourceError."""
+    folder = str(plan.own.runtime_dir)
+    match spec.type:
+        case "netlink" | "multicast":
+            enable = {"enable": 1, "disable": 0, "nochange": None}[plan.options.enable]
+            source = NetlinkSource(
+                say=say,
+                multicast=spec.type == "multicast",
+                set_enabled=enable,
+                node=plan.node,
+                rcvbuf=plan.own.rcvbuf,
+                last_serial=previous.last_serial(spec.type),
+            )
+            source.open()
+            return source
+        case "unix":
+            assert spec.path is not None
+            return UnixSource(spec.path, say=say, runtime_dir=folder)
+        case "stdin":
+            return StdinSource(say=say, runtime_dir=folder)
+        case "file":
+            assert spec.path is not None
+            return FileSource(spec.path, say=say, runtime_dir=folder)
+    raise SourceError(f"source {spec} cannot be configured")
+
+
+def _needed(plan: Plan) -> dict[str, list[str]]:
+    """Capabilities that the configured parts need from now on, with the parts."""
+    needed: dict[str, list[str]] = {}
+
+    def need(capability: str, part: str) -> None:
+        needed.setdefault(capability, []).append(part)
+
+    if plan.owner:
+        need("cap_audit_control", "source netlink: give the stream back, ask the kernel for its counts")
+        need("cap_audit_write", "source netlink: nudge the kernel after an overflow")
+    elif any(spec.type == "multicast" for spec in plan.sources):
+        need("cap_audit_control", "source multicast: ask the kernel for its counts")
+    if any(conf.user is not None for conf in plan.plugins):
+        need("cap_kill", "plugins with user =: end them")
+    if plan.writes_log and plan.auditd.log_group:
+        need("cap_chown", "log: log_group")
+        need("cap_fowner", "log: mode of a log that another wrote")
+    for name in plan.own.capabilities:
+        need(name, "audispd.conf: capabilities")
+    return needed
+
+
+# ---- in trio ----
+
+
+async def _main(
+    plan: Plan,
+    sources: list[Source],
+    voice: Voice,
+    say: Speech,
+    readiness: daemonize.Readiness,
+    previous: ledger.Previous,
+) -> Engine:
+    sys.setswitchinterval(SWITCH_SECONDS)
+    actions = Actions(voice, mail_to=plan.auditd.action_mail_acct)
+    engine = Engine(plan, sources, say, actions, lambda type_, conf: log_settings(engine.plan, type_, conf))
+    engine.previous = previous
+    async with trio.open_nursery() as nursery:
+        with trio.open_signal_receiver(*SIGNALS) as signals:
+            nursery.start_soon(_hear, signals, engine)
+            nursery.start_soon(_speak, voice)
+            if plan.options.observe:
+                nursery.start_soon(report, engine)
+            running = trio.Event()
+
+            async def started() -> None:
+                await running.wait()
+                gc.collect()
+                gc.freeze()
+                if readiness.background or (plan.options.no_fork and os.path.exists("/dev/log")):
+                    voice.turn("syslog")
+                readiness.ready()
+
+            nursery.start_soon(started)
+            await _run_engine(engine, running)
+            nursery.cancel_scope.cancel()
+    return engine
+
+
+async def _run_engine(engine: Engine, running: trio.Event) -> None:
+    async with trio.open_nursery() as nursery:
+        await nursery.start(engine.run)
+        running.set()
+
+
+async def _hear(signals: Any, engine: Engine) -> None:
+    async for number in signals:
+        engine.ask(SIGNALS[number])
+
+
+async def _speak(voice: Voice) -> None:
+    while True:
+        await trio.sleep(1)
+        voice.tick()
+
+
+def log_settings(plan: Plan, type_: PluginType, conf: PluginConf | None) -> Any:
+    """Settings of the log that auditd.conf asks for; a file of its own may add to them."""
+    fields = {field.name for field in attrs.fields(type_.config)}
+    given = {name: getattr(plan.auditd, name) for name in fields if hasattr(plan.auditd, name)}
+    given["auditd_log"] = plan.auditd.log_file
+    built = type_.config(**{name: value for name, value in given.items() if name in fields})
+    if conf is None:
+        return built
+    # What the plugin's own file says goes before auditd.conf.
+    said: Any = settings_of(conf, type_.config)
+    named = {setting.key for setting in conf.settings}
+    return attrs.evolve(built, **{name: getattr(said, name) for name in named if name in fields})

@@ -1,0 +1,173 @@
+"""The socketpair to a child program: what was sent, what of it the child has read, what to offer its successor.
+
+For a child, delivered means read by it. We keep a descriptor of its end, so the kernel can be asked how many bytes lie
+unread (FIONREAD on an AF_UNIX stream counts them exactly), while it lives and after its death.
+"""
+
+from __future__ import annotations
+
+import array
+import fcntl
+import socket
+import struct
+import termios
+from collections import deque
+from typing import Final
+
+import attrs
+
+from audisp.parse.form import binary_form
+from audisp.record import Block
+
+SETTLE_BYTES: Final = 512 * 1024
+"""Ask the kernel what has been read when this much has been sent since: a socket buffer holds about 208 KiB, so at most
+this plus that stays on the list, and the question costs one system call per half mebibyte."""
+
+_FRAME = struct.Struct("=IIII")
+
+
+@attrs.frozen
+class Read:
+    """Records that the child has read: how many of the stream's, how many of our own markers, when they arrived,
+    whether they had been in the spool."""
+
+    records: int
+    own: int
+    arrived: float
+    spooled: bool
+
+
+class _Sent:
+    """A block handed to the kernel, at least in part: its wire form, and where in the stream of bytes it ends."""
+
+    __slots__ = ("block", "data", "end")
+
+    def __init__(self, block: Block, data: bytes, end: int) -> None:
+        self.block = block
+        self.data = data
+        self.end = end
+
+
+class Channel:
+    """One generation's socketpair. Not thread-safe: the owner holds its lock around every call."""
+
+    def __init__(self, *, binary: bool) -> None:
+        self.binary = binary
+        self.ours, self.theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        # The two ends are two open files: ours does not block, the one the child inherits does.
+        self.ours.setblocking(False)
+        self.unsent = 0
+        """Bytes of the last block pushed that the socket has not taken."""
+        self._end = 0
+        self._settled = 0
+        self._list: deque[_Sent] = deque()
+
+    def _send(self, data: bytes | memoryview) -> int:
+        try:
+            return self.ours.send(data, socket.MSG_NOSIGNAL)
+        except (BlockingIOError, BrokenPipeError, ConnectionResetError):
+            return 0  # full, or the reader is gone: its death is the pidfd's news, and the bytes stay on our list
+
+    def push(self, block: Block) -> bool:
+        """Hand over a block. False if the socket took nothing of it (then it is not ours). See `unsent` for the rest."""
+        data = binary_form(block.data) if self.binary else block.data
+        sent = self._send(data)
+        if not sent:
+            return False
+        self._end += len(data)
+        self._list.append(_Sent(block, data, self._end))
+        self.unsent = len(data) - sent
+        return True
+
+    def flush(self) -> bool:
+        """Send on what the last `push` left. True if nothing is left."""
+        if self.unsent:
+            last = self._list[-1]
+            self.unsent -= self._send(memoryview(last.data)[len(last.data) - self.unsent :])
+        return not self.unsent
+
+    @property
+    def due(self) -> bool:
+        """Time to `settle`, or the list would grow."""
+        return self._end - self._settled > SETTLE_BYTES
+
+    @property
+    def pending(self) -> bool:
+        """Something was handed over that the child was not yet seen to have read."""
+        return bool(self._list)
+
+    def unread(self) -> int:
+        """Bytes in the socket that the child has not read."""
+        answer = array.array("i", [0])
+        fcntl.ioctl(self.theirs.fileno(), termios.FIONREAD, answer, True)
+        return answer[0]
+
+    def settle(self, *, trim: bool = False) -> list[Read]:
+        """Take off the list what the child has read. With trim, also whole records of a block it is in the middle of,
+        copying down the rest, so that a slow child does not pin a large block for its last few records."""
+        read = self._end - self.unsent - self.unread()
+        self._settled = self._end
+        done = []
+        while self._list and self._list[0].end <= read:
+            block = self._list.popleft().block
+            done.append(Read(block.records - block.own, block.own, block.arrived, block.spooled))
+        if trim and self._list:
+            sent = self._list[0]
+            offset = read - (sent.end - len(sent.data))
+            if offset > 0:
+                self._trim(sent, offset, done)
+        return done
+
+    def leftover(self) -> tuple[list[Read], list[Block]]:
+        """After the child's death: what it had read, and the blocks to offer its successor.
+
+        The first of them starts at the record in the middle of which, or before which, the child stopped reading.
+        """
+        done = self.settle(trim=True)
+        again = [sent.block for sent in self._list]
+        self._list.clear()
+        self.unsent = 0
+        return done, again
+
+    def _trim(self, sent: _Sent, offset: int, done: list[Read]) -> None:
+        """Split `sent` after the last record that ends at or before `offset`."""
+        block = sent.block
+        if self.binary:
+            records = cut = 0
+            while cut + _FRAME.size <= offset:
+                end = cut + _FRAME.size + _FRAME.unpack_from(sent.data, cut)[3]
+                if end > offset:
+                    break
+                cut, records = end, records + 1
+            start = 0
+            for _ in range(records):
+                start = block.data.index(b"\n", start) + 1
+        else:
+            records = sent.data.count(b"\n", 0, offset)
+            cut = start = sent.data.rfind(b"\n", 0, offset) + 1
+        if not records:
+            return
+        # A marker stands at the front of the block it was merged into, so it is the first to have been read.
+        own = min(block.own, records)
+        done.append(Read(records - own, own, block.arrived, block.spooled))
+        sent.block = Block(
+            block.data[start:],
+            block.records - records,
+            block.source,
+            block.arrived,
+            own=block.own - own,
+            spooled=block.spooled,
+        )
+        sent.data = sent.data[cut:] if self.binary else sent.block.data
+
+    def end(self) -> None:
+        """Tell the child that no more will come: it reads what is there, then EOF."""
+        try:
+            self.ours.shutdown(socket.SHUT_WR)
+        except OSError:
+            return  # already shut down
+
+    def close(self) -> None:
+        """Give both descriptors back."""
+        self.ours.close()
+        self.theirs.close()

@@ -1,0 +1,77 @@
+"""The ledger as a table for people: `audisp status`, and what Ctrl-C prints."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from audisp.parse.form import terminal_safe
+
+
+def _table(head: list[str], rows: list[list[str]]) -> list[str]:
+    widths = [max(len(row[column]) for row in [head, *rows]) for column in range(len(head))]
+    # Names stand left, figures right.
+    return [
+        "  ".join(
+            cell.ljust(width) if not column else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in [head, *rows]
+    ]
+
+
+def _size(count: int) -> str:
+    if count < 1024:
+        return f"{count} B"
+    return f"{count / 1024:.0f} KiB" if count < 1 << 20 else f"{count / (1 << 20):.1f} MiB"
+
+
+def ledger_table(snapshot: dict[str, Any]) -> str:
+    """Sources and plugins with their books, one line each, then what deserves a word."""
+    rows = []
+    notes = []
+    for name, source in snapshot["sources"].items():
+        rows.append(
+            [
+                terminal_safe(name),
+                *(f"{source[key]:,}" for key in ("received", "routed", "rejected")),
+                _size(source["bytes"]),
+            ]
+        )
+        words = [f"{key.replace('_', ' ')} {value:,}" for key, value in sorted(source["counters"].items())]
+        words += [f"{key}: {value}" for key, value in sorted(source["detail"].items())]
+        if words:
+            notes.append(f"{name}: {', '.join(words)}")
+    lines = _table(["source", "received", "routed", "rejected", "bytes"], rows)
+    rows = []
+    for name, plugin in snapshot["plugins"].items():
+        rows.append(
+            [
+                terminal_safe(name),
+                plugin["state"],
+                *(f"{plugin[key]:,}" for key in ("offered", "delivered", "dropped", "quarantined", "waiting")),
+                f"{plugin['queue_bytes'] * 100 // plugin['queue_max']} %",
+                str(plugin["restarts"]),
+            ]
+        )
+        words = [f"dropped for {reason} {count:,}" for reason, count in sorted(plugin["losses"].items())]
+        if plugin["carried"]:
+            words.append(f"carried over from the last run {plugin['carried']:,}")
+        if plugin["disk"]:
+            words.append(f"on disk {plugin['disk']:,}")
+        if plugin["redelivered"]:
+            words.append(f"offered again {plugin['redelivered']:,}")
+        words += [f"{key.replace('_', ' ')} {value:,}" for key, value in sorted(plugin["counters"].items())]
+        words += [f"{key}: {value}" for key, value in plugin["detail"].items()]
+        if words:
+            notes.append(f"{name}: {', '.join(words)}")
+    lines.append("")
+    head = ["plugin", "state", "offered", "delivered", "dropped", "quarantined", "waiting", "queue", "restarts"]
+    lines += _table(head, rows)
+    own = snapshot["own_activity"]
+    if own["of"]:
+        notes.append(f"own activity: {own['records']:,} of {own['of']:,} system calls, {own['percent']} % lately")
+    for name, count in snapshot["lost_in_crash"].items():
+        notes.append(f"{name}: at least {count:,} records lost when the last run was killed")
+    if notes:
+        lines += ["", *(terminal_safe(note) for note in notes)]
+    return "\n".join(lines)
