@@ -14,9 +14,11 @@ import trio
 
 from audisp.errors import SourceError
 from audisp.record import Block
+from audisp.sources.bad import Rejects
+from audisp.sources.contract import SourceBooks
 from audisp.sources.descriptor import Descriptor
 from audisp.sources.file import FileSource
-from audisp.sources.intake import RECEIVE
+from audisp.sources.intake import FLOOD_PIECE, RECEIVE, Intake
 from tests.needs import CORPUS
 from tests.sources.collect import Collected, Said, balanced, frame, line, lines
 
@@ -88,6 +90,40 @@ async def test_damage_stays_where_it_is(tmp_path: Path) -> None:
     assert route.data == b"".join(good)
     assert source.books.rejected == len(mixed) - len(good)
     assert balanced(source.books, route)
+
+
+async def test_a_flood_of_garbage_lets_others_have_their_turn_and_good_records_through(tmp_path: Path) -> None:
+    await trio.Path(tmp_path / "log").write_bytes((b"x\n" * 130_000 + line(1)) * 2)
+    route = Collected()
+    source = FileSource(str(tmp_path / "log"), say=Said())
+    seen = set()
+
+    async def look() -> None:
+        while True:
+            seen.add(source.books.rejected)
+            await trio.lowlevel.checkpoint()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(look)
+        await source.run(route)
+        nursery.cancel_scope.cancel()
+    assert route.data == line(1) * 2
+    assert source.books.rejected == 260_000
+    assert balanced(source.books, route)
+    # One turn after the first receive, then one for every piece of the rest, or for two: trio shuffles turns.
+    assert len(seen) > (260_000 * 2 - RECEIVE) / FLOOD_PIECE / 2
+
+
+async def test_a_flood_that_is_cancelled_states_what_it_left(tmp_path: Path) -> None:
+    books, route = SourceBooks("s", "replay"), Collected()
+    intake = Intake(books, route, Rejects("s", Said()))
+    await intake.take(b"x\n" * 2000)
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await intake.take(b"x\n" * FLOOD_PIECE)
+    assert scope.cancelled_caught
+    assert books.received == books.rejected == 2000 + FLOOD_PIECE // 2
+    assert books.counters["unread_bytes"] == FLOOD_PIECE
 
 
 async def test_it_does_not_follow_its_own_tail(tmp_path: Path) -> None:
