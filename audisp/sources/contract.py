@@ -30,7 +30,7 @@ SOCKET_PATH_MAX: Final = 107
 """Longest path of a unix socket in bytes: sun_path holds 108 with its NUL (unix(7))."""
 
 
-class Stopped(AudispError):  # noqa: N818 - an instruction, not a fault
+class Stopped(AudispError):
     """Raised by `Route.send_blocking`: the engine goes down, and a plugin that must be waited for has no room."""
 
 

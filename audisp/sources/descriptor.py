@@ -13,7 +13,7 @@ from typing import Final
 import trio
 
 from audisp.errors import SourceError
-from audisp.sources.intake import RECEIVE, Intake
+from audisp.sources.inlet import RECEIVE, Inlet
 
 READ_AHEAD: Final = 4
 """Blocks of RECEIVE bytes read by one call in the thread: the hand-over of a thread costs about 0.1 ms, which four
@@ -68,7 +68,7 @@ class Descriptor:
         return chunks
 
 
-async def pour(descriptor: Descriptor, intake: Intake, most: int) -> int:
+async def pour(descriptor: Descriptor, inlet: Inlet, most: int) -> int:
     """Read to the end or `most` bytes, the next chunks in a thread while these are routed. Returns the bytes read.
 
     The last record may lack its LF. Does not close. Raises SourceError if the rest cannot be read.
@@ -100,14 +100,14 @@ async def pour(descriptor: Descriptor, intake: Intake, most: int) -> int:
                 async for chunks in receiver:
                     for chunk in chunks:
                         total += len(chunk)
-                        await intake.take(chunk)
+                        await inlet.take(chunk)
                         await trio.lowlevel.checkpoint()
         ended = True
     finally:
         if not ended:
-            intake.leave()
+            inlet.leave()
     if failure is not None:
-        intake.leave()
-        raise SourceError(f"source {intake.books.name}: {failure.strerror or failure} while reading") from failure
-    await intake.finish(whole=True)
+        inlet.leave()
+        raise SourceError(f"source {inlet.books.name}: {failure.strerror or failure} while reading") from failure
+    await inlet.finish(whole=True)
     return total

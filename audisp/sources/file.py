@@ -17,7 +17,7 @@ from audisp.errors import SourceError
 from audisp.sources.bad import Rejects, Say
 from audisp.sources.contract import Kind, Route, SourceBooks
 from audisp.sources.descriptor import Descriptor, pour
-from audisp.sources.intake import Intake, Pace
+from audisp.sources.inlet import Inlet, Pace
 from audisp.sources.pace import live_pace, steady_pace
 
 KINDS: Final = {
@@ -67,8 +67,8 @@ class FileSource:
         try:
             self.books.detail["size"] = str(size)
             task_status.started()
-            intake = Intake(self.books, route, self.rejects, pace=self._pace)
-            read = await pour(descriptor, intake, size)
+            inlet = Inlet(self.books, route, self.rejects, pace=self._pace)
+            read = await pour(descriptor, inlet, size)
             if read < size:
                 self.books.detail["state"] = f"ended: the file was cut from {size} to {read} bytes while it was read"
             else:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from audisp.record import STAMP, Block
-from audisp.sources.intake import Pace
+from audisp.sources.inlet import Pace
 
 TICK: Final = 0.05
 """Seconds between pieces at a steady rate: twenty a second looks continuous and costs next to nothing."""

@@ -24,7 +24,7 @@ from audisp.sources.bad import Rejects, Say
 from audisp.sources.contract import Kind, Route, SourceBooks
 from audisp.sources.descriptor import Descriptor, pour
 from audisp.sources.file import KINDS
-from audisp.sources.intake import RECEIVE, Intake, take_rest, waiting
+from audisp.sources.inlet import RECEIVE, Inlet, take_rest, waiting
 
 STDIN: Final = 0
 
@@ -53,20 +53,20 @@ class StdinSource:
                 raise SourceError("source stdin: it is open for writing only")
         except OSError as error:
             raise SourceError("source stdin: it is closed; a daemon has no standard input (use -f)") from error
-        intake = Intake(self.books, route, self.rejects)
+        inlet = Inlet(self.books, route, self.rejects)
         self.books.detail["input"] = _named(mode)
         try:
             if stat.S_ISSOCK(mode):
-                await self._from_socket(intake, task_status)
+                await self._from_socket(inlet, task_status)
             elif (stat.S_ISFIFO(mode) or os.isatty(self._file)) and (own := _reopen(self._file)) is not None:
-                await self._from_own(own, intake, task_status)
+                await self._from_own(own, inlet, task_status)
             else:
-                await self._from_thread(mode, intake, task_status)
+                await self._from_thread(mode, inlet, task_status)
             self.books.detail["state"] = "ended"
         finally:
             self.rejects.close()
 
-    async def _from_socket(self, intake: Intake, task_status: trio.TaskStatus[None]) -> None:
+    async def _from_socket(self, inlet: Inlet, task_status: trio.TaskStatus[None]) -> None:
         with socket.socket(fileno=fcntl.fcntl(self._file, fcntl.F_DUPFD_CLOEXEC, 3)) as stream:
             buffer = bytearray(RECEIVE)
             view = memoryview(buffer)
@@ -75,16 +75,16 @@ class StdinSource:
                 return bytes(view[: stream.recv_into(buffer, 0, socket.MSG_DONTWAIT)])
 
             task_status.started()
-            await _read(intake, receive, stream.fileno())
+            await _read(inlet, receive, stream.fileno())
 
-    async def _from_own(self, own: int, intake: Intake, task_status: trio.TaskStatus[None]) -> None:
+    async def _from_own(self, own: int, inlet: Inlet, task_status: trio.TaskStatus[None]) -> None:
         try:
             task_status.started()
-            await _read(intake, lambda: os.read(own, RECEIVE), own)
+            await _read(inlet, lambda: os.read(own, RECEIVE), own)
         finally:
             os.close(own)
 
-    async def _from_thread(self, mode: int, intake: Intake, task_status: trio.TaskStatus[None]) -> None:
+    async def _from_thread(self, mode: int, inlet: Inlet, task_status: trio.TaskStatus[None]) -> None:
         most = ENDLESS
         if stat.S_ISREG(mode):
             # As with file:PATH: no further than it reached when we began.
@@ -92,19 +92,19 @@ class StdinSource:
         descriptor = Descriptor(fcntl.fcntl(self._file, fcntl.F_DUPFD_CLOEXEC, 3))
         try:
             task_status.started()
-            await pour(descriptor, intake, most)
+            await pour(descriptor, inlet, most)
         finally:
             descriptor.close()
 
 
-async def _read(intake: Intake, receive: Callable[[], bytes], file: int) -> None:
+async def _read(inlet: Inlet, receive: Callable[[], bytes], file: int) -> None:
     """Read until the end. Reading comes before waiting: a FIFO whose writers are gone never becomes readable."""
     pause: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint
     while True:
         try:
             await pause()
         except trio.Cancelled:
-            await take_rest(intake, receive, file, whole=True)
+            await take_rest(inlet, receive, file, whole=True)
             raise
         try:
             data = receive()
@@ -113,17 +113,17 @@ async def _read(intake: Intake, receive: Callable[[], bytes], file: int) -> None
             continue
         except OSError as error:
             if error.errno not in (errno.ECONNRESET, errno.EIO):
-                raise SourceError(f"source {intake.books.name}: {error.strerror or error} while reading") from error
+                raise SourceError(f"source {inlet.books.name}: {error.strerror or error} while reading") from error
             data = b""  # the other end died, or the terminal was hung up
         if not data:
             break
         try:
-            await intake.take(data)
+            await inlet.take(data)
         except trio.Cancelled:
-            intake.leave(waiting(file))
+            inlet.leave(waiting(file))
             raise
         pause = trio.lowlevel.checkpoint
-    await intake.finish(whole=True)
+    await inlet.finish(whole=True)
 
 
 def _reopen(file: int) -> int | None:

@@ -21,7 +21,7 @@ import trio
 from audisp.errors import SourceError
 from audisp.sources.bad import Level, Rejects, Say
 from audisp.sources.contract import Kind, Route, SourceBooks
-from audisp.sources.intake import RECEIVE, Intake, take_rest, waiting
+from audisp.sources.inlet import RECEIVE, Inlet, take_rest, waiting
 
 BACKOFF_FIRST: Final = 0.1
 """Seconds before the first new attempt: auditd's own restart of its plugin takes about as long."""
@@ -131,7 +131,7 @@ class UnixSource:
 
     async def _read(self, stream: trio.socket.SocketType, route: Route) -> str:
         """Read one connection to its end; returns why it ended."""
-        intake = Intake(self.books, route, self.rejects)
+        inlet = Inlet(self.books, route, self.rejects)
         buffer = bytearray(RECEIVE)
         view = memoryview(buffer)
         reason = "the sender closed it"
@@ -140,7 +140,7 @@ class UnixSource:
             try:
                 count = await stream.recv_into(buffer)
             except trio.Cancelled:
-                await take_rest(intake, lambda: os.read(file, RECEIVE), file, whole=False)
+                await take_rest(inlet, lambda: os.read(file, RECEIVE), file, whole=False)
                 raise
             except OSError as error:
                 reason = error.strerror or str(error)
@@ -148,11 +148,11 @@ class UnixSource:
             if not count:
                 break
             try:
-                await intake.take(bytes(view[:count]))
+                await inlet.take(bytes(view[:count]))
             except trio.Cancelled:
-                intake.leave(waiting(file))
+                inlet.leave(waiting(file))
                 raise
-        await intake.finish(whole=False)
+        await inlet.finish(whole=False)
         return reason
 
     def _state(self, text: str, level: Level) -> None:

@@ -18,7 +18,7 @@ from audisp.sources.bad import Rejects
 from audisp.sources.contract import SourceBooks
 from audisp.sources.descriptor import Descriptor
 from audisp.sources.file import FileSource
-from audisp.sources.intake import FLOOD_PIECE, RECEIVE, Intake
+from audisp.sources.inlet import FLOOD_PIECE, RECEIVE, Inlet
 from tests.needs import CORPUS
 from tests.sources.collect import Collected, Said, balanced, frame, line, lines
 
@@ -116,11 +116,11 @@ async def test_a_flood_of_garbage_lets_others_have_their_turn_and_good_records_t
 
 async def test_a_flood_that_is_cancelled_states_what_it_left(tmp_path: Path) -> None:
     books, route = SourceBooks("s", "replay"), Collected()
-    intake = Intake(books, route, Rejects("s", Said()))
-    await intake.take(b"x\n" * 2000)
+    inlet = Inlet(books, route, Rejects("s", Said()))
+    await inlet.take(b"x\n" * 2000)
     with trio.CancelScope() as scope:
         scope.cancel()
-        await intake.take(b"x\n" * FLOOD_PIECE)
+        await inlet.take(b"x\n" * FLOOD_PIECE)
     assert scope.cancelled_caught
     assert books.received == books.rejected == 2000 + FLOOD_PIECE // 2
     assert books.counters["unread_bytes"] == FLOOD_PIECE

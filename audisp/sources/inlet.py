@@ -48,7 +48,7 @@ Pace = Callable[[Block], Iterable[tuple[float, Block]]]
 """Splits a block into pieces, each with the seconds to wait before it."""
 
 
-class Intake:
+class Inlet:
     """One stream of bytes (one connection, one file) on its way into blocks. Closed by `finish` or `leave`."""
 
     def __init__(self, books: SourceBooks, route: Route, rejects: Rejects, *, pace: Pace | None = None) -> None:
@@ -169,7 +169,7 @@ def waiting(file: int) -> int:
     return max(size, 0)
 
 
-async def take_rest(intake: Intake, read: Callable[[], bytes], file: int, *, whole: bool) -> None:
+async def take_rest(inlet: Inlet, read: Callable[[], bytes], file: int, *, whole: bool) -> None:
     """After a cancellation: route what the stream holds already, as far as no queue has to be waited for.
 
     What the sender wrote before it told us to stop (auditd's DAEMON_END) is in there. What remains is entered as
@@ -184,9 +184,9 @@ async def take_rest(intake: Intake, read: Callable[[], bytes], file: int, *, who
             except OSError:  # BlockingIOError: that was all. Any other: the stream has broken off, which is the same.
                 break
             if not data:
-                await intake.finish(whole=whole)
+                await inlet.finish(whole=whole)
                 break
             taken += len(data)
-            await intake.take(data)
+            await inlet.take(data)
     finally:
-        intake.leave(waiting(file))
+        inlet.leave(waiting(file))
