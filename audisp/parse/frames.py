@@ -224,7 +224,7 @@ def _inner(data: bytes, start: int, end: int) -> int:
         return 0
     last = len(data) - PROBE
     mark = data.find(_MARK, start + 4, end + 7)
-    while 0 <= mark and mark - 4 <= last:
+    while mark >= 0 and mark - 4 <= last:
         if frame_size(data, mark - 4):
             return mark - 4
         mark = data.find(_MARK, mark + 1, end + 7)
