@@ -159,7 +159,7 @@ class Checked:
 
 def test_an_author_s_own_checks() -> None:
     assert made("low = 2\nhigh = 3\n", Checked) == (Checked(2, 3), [])
-    assert made("low = 2\nhigh = 1\n", Checked) == (None, ["x: high: is below low"])
+    assert made("low = 2\nhigh = 1\n", Checked) == (None, ["x:2: high: is below low"])
     value, errors = made("low = 0\n", Checked)
     assert value is None
     assert errors[0].startswith("x: 'low' must be > 0")
