@@ -16,7 +16,7 @@ from audisp.errors import SourceError
 from audisp.record import Block
 from audisp.sources.bad import Rejects
 from audisp.sources.contract import SourceBooks
-from audisp.sources.descriptor import Descriptor
+from audisp.sources.descriptor import Descriptor, pour
 from audisp.sources.file import FileSource
 from audisp.sources.inlet import FLOOD_PIECE, RECEIVE, Inlet
 from tests.needs import CORPUS
@@ -238,6 +238,17 @@ def test_a_descriptor_is_closed_once_and_not_under_a_reader(tmp_path: Path) -> N
     assert descriptor.read(10) == []
     with pytest.raises(OSError, match="Bad file"):
         os.fstat(descriptor.file)
+
+
+async def test_a_read_that_fails_half_way_is_an_error_of_the_source(tmp_path: Path) -> None:
+    folder = Descriptor(os.open(tmp_path, os.O_RDONLY | os.O_CLOEXEC))
+    inlet = Inlet(SourceBooks("file:x", "replay"), Collected(), Rejects("file:x", Said()))
+    await inlet.take(line(1)[:-5])
+    with pytest.raises(SourceError, match="source file:x: Is a directory while reading"):
+        await pour(folder, inlet, 100)
+    folder.close()
+    assert inlet.books.detail["unread"] == f"0 records, {len(line(1)) - 5} bytes"
+    assert inlet.books.received == 0
 
 
 async def test_a_thread_left_behind_closes_what_it_read() -> None:
