@@ -377,6 +377,8 @@ class Spool:
 
     def _seek(self, skip: int) -> tuple[int, int]:
         """Which of the frames at hand, and which byte in it, stands `skip` records behind the position."""
+        if not self._frames and not self._load():
+            return 0, 0
         index, start, done = 0, self._skip, self._done()
         while index < len(self._frames) or self._load():
             frame = self._frames[index]
