@@ -114,12 +114,11 @@ def test_fixed_slots(count: int, residue: bool) -> None:
 
 def test_slots_are_found_once_and_stay_found() -> None:
     reader = FrameReader()
-    reader.feed(slots(MIXED[:1]))
-    assert reader.slots is None
-    reader.feed(slots(MIXED[1:2]))
-    assert reader.slots is True
-    reader.feed(slots(MIXED[2:50]))
-    assert reader.slots is True
+    seen: list[bool | None] = []
+    for stream in (slots(MIXED[:1]), slots(MIXED[1:2]), slots(MIXED[2:50])):
+        reader.feed(stream)
+        seen.append(reader.slots)
+    assert seen == [None, True, True]
     reader.close()
     reader.feed(binary_form(b"".join(MIXED)))
     assert reader.slots is False

@@ -117,8 +117,9 @@ def test_memory_is_bounded() -> None:
     assert len(gaps._declared) == REMEMBERED
 
 
-@given(st.randoms(use_true_random=False), st.integers(0, TOP), st.sets(st.integers(1, 298), max_size=40))
-def test_exactly_the_missing_are_declared(chance: random.Random, start: int, gone: set[int]) -> None:
+@given(st.integers(0, 1 << 32), st.integers(0, TOP), st.sets(st.integers(1, 298), max_size=40))
+def test_exactly_the_missing_are_declared(seed: int, start: int, gone: set[int]) -> None:
+    chance = random.Random(seed)
     numbers = [number for number in range(300) if number not in gone]
     # Out of order by less than the window, some twice, as records of several CPUs come.
     order = sorted(numbers + chance.choices(numbers, k=50), key=lambda number: number + chance.random() * 30)
