@@ -14,7 +14,8 @@ from typing import Final, TextIO
 import attrs
 
 from audisp.config import audispd, auditd, plugins
-from audisp.config.grammar import ConfigErrors, shown
+from audisp.config.files import OWN_CONF, read_checked
+from audisp.config.grammar import ConfigErrors, parse, shown
 from audisp.errors import AudispError, ConfigError
 from audisp.sources.contract import parse_source
 
@@ -78,7 +79,7 @@ def find(folder: Path, schema_for: SchemaFor, *, allow_links: bool = False) -> F
         findings.add(problem)
     else:
         findings.notices += notices
-        _sources(ours, folder / audispd.NAME, findings)
+        _sources(ours, folder / audispd.NAME, findings, allow_links=allow_links)
     confs, errors = plugins.scan(plugin_dir)
     findings.plugins = len(confs)
     for error in errors:
@@ -90,12 +91,16 @@ def find(folder: Path, schema_for: SchemaFor, *, allow_links: bool = False) -> F
     return findings
 
 
-def _sources(conf: audispd.AudispdConf, path: Path, findings: Findings) -> None:
-    for text in conf.source:
+def _sources(conf: audispd.AudispdConf, path: Path, findings: Findings, *, allow_links: bool) -> None:
+    """What a source is, is known to the sources and not to the file's schema; so its line is looked up here."""
+    for number, text in enumerate(conf.source):
         try:
             parse_source(text)
         except ConfigError as problem:
-            findings.add(ConfigError(problem.message, path=path, key="source"))
+            settings, _ = parse(read_checked(path, OWN_CONF, allow_links=allow_links), path)
+            lines = [setting.line for setting in settings if setting.key == "source"]
+            line = lines[number] if number < len(lines) else None
+            findings.add(ConfigError(problem.message, path=path, line=line, key="source"))
 
 
 def _settings(conf: plugins.PluginConf, schema_for: SchemaFor, findings: Findings) -> None:

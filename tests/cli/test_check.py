@@ -1,0 +1,140 @@
+"""`audisp check`: what it prints, and what it exits with."""
+
+from __future__ import annotations
+
+import io
+import os
+from pathlib import Path
+
+import attrs
+import pytest
+
+from audisp.cli.check import OK, UNREADABLE, WRONG, check, find
+from audisp.errors import PluginError
+
+ENOUGH = "log_format = raw\nspace_left = 75\nadmin_space_left = 50\n"
+
+
+@attrs.frozen
+class Schema:
+    """What the plugin `mine` can be told."""
+
+    rate: int = 5
+
+
+def schema_for(name: str) -> type | None:
+    if name == "gone":
+        raise PluginError("no plugin is called gone")
+    return {"mine": Schema, "odd": str}.get(name)
+
+
+def put(path: Path, text: str, mode: int = 0o640) -> None:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(text)
+    path.chmod(mode)
+
+
+def run(folder: Path, *, quiet: bool = False) -> tuple[int, list[str]]:
+    out = io.StringIO()
+    status = check(folder, schema_for, out=out, quiet=quiet)
+    return status, out.getvalue().splitlines()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    path = tmp_path / "audit"
+    (path / "plugins.d").mkdir(parents=True)
+    put(path / "auditd.conf", ENOUGH)
+    return path
+
+
+def test_ok(folder: Path) -> None:
+    put(folder / "plugins.d" / "a.conf", "active = no\n")
+    put(folder / "plugins.d" / "b.audisp", "active = yes\nplugin = mine\nrate = 7\n")
+    put(folder / "audispd.conf", "source = multicast\n")
+    assert run(folder) == (OK, ["ok: 2 plugins configured, 0 notices"])
+    assert run(folder, quiet=True) == (OK, [])
+
+
+def test_notices_are_no_errors(folder: Path) -> None:
+    put(folder / "auditd.conf", ENOUGH + "q_depth = 5\n")
+    status, lines = run(folder)
+    assert status == OK
+    assert lines == [
+        f"{folder}/auditd.conf:4: q_depth: 5 is low; auditd advises 512 or more (notice)",
+        "ok: 0 plugins configured, 1 notice",
+    ]
+    assert run(folder, quiet=True) == (OK, [])
+
+
+def test_every_file_is_looked_at(folder: Path) -> None:
+    put(folder / "auditd.conf", ENOUGH + "num_log = 5\nflush=data\n")
+    put(folder / "audispd.conf", "rcvbuf = 1\n")
+    put(folder / "plugins.d" / "a.conf", "formt = string\n")
+    put(folder / "plugins.d" / "b.audisp", "active = yes\nplugin = mine\nraet = 7\n")
+    put(folder / "plugins.d" / "c.audisp", "active = yes\nplugin = gone\n")
+    put(folder / "plugins.d" / "d.audisp", "active = yes\nplugin = odd\n")
+    put(folder / "plugins.d" / "e.audisp", "active = yes\nplugin = unknown\nanything = 1\n")
+    status, lines = run(folder)
+    assert status == WRONG
+    assert lines == [
+        f"{folder}/auditd.conf:4: unknown key 'num_log' (did you mean 'num_logs'?)",
+        f"{folder}/auditd.conf:5: spaces are missing around '=': write 'flush = data'",
+        f"{folder}/audispd.conf:1: rcvbuf: '1' is out of range: 64K to 1G",
+        f"{folder}/plugins.d/a.conf:1: unknown key 'formt' (did you mean 'format'?)",
+        f"{folder}/plugins.d/b.audisp:3: unknown key 'raet' (did you mean 'rate'?)",
+        f"{folder}/plugins.d/c.audisp: plugin: no plugin is called gone",
+        f"{folder}/plugins.d/d.audisp: plugin: plugin d: its settings cannot be read: <class 'str'> is no attrs class",
+        "7 errors, 0 notices",
+    ]
+    assert run(folder, quiet=True) == (WRONG, lines[:-1])
+
+
+def test_an_inactive_plugin_is_not_imported(folder: Path) -> None:
+    put(folder / "plugins.d" / "c.audisp", "active = no\nplugin = gone\n")
+    assert run(folder)[0] == OK
+
+
+def test_sources(folder: Path) -> None:
+    put(folder / "audispd.conf", "source = netlnk\n")
+    status, lines = run(folder)
+    assert status == WRONG
+    assert lines[0].startswith(f"{folder}/audispd.conf:1: source: ")
+    assert "netlink" in lines[0]
+
+
+def test_another_plugin_folder(folder: Path, tmp_path: Path) -> None:
+    put(tmp_path / "others" / "a.conf", "bogus = 1\n")
+    put(folder / "auditd.conf", ENOUGH + f"plugin_dir = {tmp_path}/others\n")
+    assert find(folder, schema_for).errors == [f"{tmp_path}/others/a.conf:1: unknown key 'bogus'"]
+
+
+def test_files_that_anybody_can_write_to(folder: Path) -> None:
+    put(folder / "auditd.conf", ENOUGH, mode=0o666)
+    put(folder / "audispd.conf", "", mode=0o660)
+    status, lines = run(folder)
+    assert status == WRONG
+    assert "can be written by everybody" in lines[0]
+    assert "can be written by its group" in lines[1]
+
+
+def test_an_empty_folder_is_the_defaults(tmp_path: Path) -> None:
+    (tmp_path / "plugins.d").mkdir()
+    status, lines = run(tmp_path)
+    assert status == OK
+    assert "there is no such file" in lines[0]
+
+
+def test_no_folder(tmp_path: Path) -> None:
+    assert run(tmp_path / "none\n") == (UNREADABLE, [f"'{tmp_path}/none\\n' is not a folder"])
+    put(tmp_path / "file", "")
+    assert run(tmp_path / "file")[0] == UNREADABLE
+
+
+def test_a_name_cannot_steer_the_terminal(folder: Path) -> None:
+    for name in ("a\x1b[2J.conf", os.fsdecode(b"\xff.conf"), "a\u202e.conf"):
+        (folder / "plugins.d" / name).write_text("")
+    status, lines = run(folder)
+    assert status == WRONG
+    assert len(lines) == 4
+    assert all(line.isprintable() for line in lines)
