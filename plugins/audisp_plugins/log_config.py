@@ -129,7 +129,6 @@ class LogConfig:
     admin_space_left_action: Action = attrs.field(default=IGNORE, converter=to_action, metadata=_ACTION)
     disk_full_action: Action = attrs.field(default=IGNORE, converter=to_action, metadata=_ACTION)
     disk_error_action: Action = attrs.field(default=Action("syslog"), converter=to_action, metadata=_ACTION)
-    action_mail_acct: str = "root"
     lock: bool = True
     """Whether a lock file beside the log keeps a second writer away."""
     auditd_log: Path = attrs.field(default=AUDITD_LOG, metadata={"internal": True})

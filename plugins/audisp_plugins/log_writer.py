@@ -352,7 +352,7 @@ class LogWriter:
             self._suspend(f"{message}; {action.program} was started and must resume it")
             self._host.act("exec", message, str(action.program))
             return
-        self._host.act(action.name, message, self._config.action_mail_acct if action.name == "email" else None)
+        self._host.act(action.name, message)
 
     def _suspend(self, message: str) -> None:
         self._suspended = message
