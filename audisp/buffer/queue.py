@@ -17,6 +17,9 @@ import attrs
 
 from audisp.record import Block, join
 
+OWN_SOURCE: Final = "internal"
+"""Source of the dispatcher's own records, which travel in anybody's company."""
+
 BLOCK_OVERHEAD: Final = 256
 """Bytes that a waiting block costs beside its data: the Block, its bytes object's head, stamp, count, and the queue's
 slot (measured with sys.getsizeof and malloc's rounding: about 230)."""
@@ -117,7 +120,8 @@ class BlockQueue:
     def pop(self, merge_bytes: int = MERGE_BYTES) -> Block | None:
         """Take the oldest blocks, merged up to merge_bytes (always at least one block). None if empty.
 
-        Blocks from the spool and others are never merged: their delivery is booked in different places.
+        Blocks of different sources are never merged, so that a plugin can tell them apart, nor are blocks from the
+        spool and others: their delivery is booked in different places.
         """
         blocks = self._blocks
         if not blocks:
@@ -128,8 +132,15 @@ class BlockQueue:
         if not blocks or len(first.data) + len(blocks[0].data) > merge_bytes:
             return first
         taken, size = [first], len(first.data)
-        while blocks and size + len(blocks[0].data) <= merge_bytes and blocks[0].spooled == first.spooled:
-            block = blocks.popleft()
+        while blocks:
+            block = blocks[0]
+            if (
+                size + len(block.data) > merge_bytes
+                or block.spooled != first.spooled
+                or (block.source != first.source and block.source != OWN_SOURCE)
+            ):
+                break
+            blocks.popleft()
             self.bytes -= len(block.data) + BLOCK_OVERHEAD
             self.records -= block.records - block.own
             size += len(block.data)

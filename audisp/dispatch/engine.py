@@ -225,8 +225,11 @@ class Engine:
             self.own.watch(self.roster.pids())
             self.own.tick()
             for source in self.sources:
-                if isinstance(source, NetlinkSource) and not source.books.detail.get("ended"):
-                    await self._poll(source)
+                if isinstance(source, NetlinkSource):
+                    if not source.books.detail.get("ended"):
+                        await self._poll(source)
+                elif source.rejects is not None:
+                    source.rejects.report()
             self.write_books(clean=False)
 
     async def _poll(self, source: NetlinkSource) -> None:

@@ -31,6 +31,7 @@ from audisp.errors import AudispError, ConfigError, SourceError, StoreError
 from audisp.plugin import PluginType
 from audisp.sources.contract import Source, SourceSpec
 from audisp.sources.file import FileSource
+from audisp.sources.memory import keep_freed_memory
 from audisp.sources.netlink import NetlinkSource
 from audisp.sources.stdin import StdinSource
 from audisp.sources.unix import UnixSource
@@ -68,6 +69,7 @@ class Speech:
 
 def run(options: Options) -> int:
     """Run a dispatcher to its end. Returns auditd's exit codes: 0, 1 (start), 4 (privilege), 6 (configuration)."""
+    keep_freed_memory()
     voice = Voice("stderr")
     say = Speech(voice)
     readiness = daemonize.in_foreground()

@@ -19,8 +19,8 @@ from audisp.sources.unix import UnixSource
 if TYPE_CHECKING:
     from audisp.dispatch.engine import Engine
 
-AUDITD_SOCKET: Final = Path("/run/audit/audispd_events")
-"""Where auditd's af_unix plugin listens unless told otherwise."""
+AUDITD_SOCKETS: Final = (Path("/run/audit/audispd_events"), Path("/run/audispd_events"))
+"""Where auditd's af_unix plugin listens unless told otherwise: auditd 4, auditd 3."""
 QUIET_SECONDS: Final = 3.0
 """After this long without a record a person is told why, and shown the capture."""
 REPORT_SECONDS: Final = 5.0
@@ -47,10 +47,13 @@ def find_sources(say: Say, rcvbuf: int, runtime_dir: str) -> list[Source]:
         live = multicast
     except SourceError as error:
         why.append(f"not from the kernel: {error}")
-        if AUDITD_SOCKET.exists():
-            live = UnixSource(str(AUDITD_SOCKET), say=say, runtime_dir=runtime_dir, patient=True)
+        found = next((path for path in AUDITD_SOCKETS if path.exists()), None)
+        if found is not None:
+            live = UnixSource(str(found), say=say, runtime_dir=runtime_dir, patient=True)
         else:
-            why.append(f"not from auditd: there is no {AUDITD_SOCKET} (its af_unix plugin is off, or it does not run)")
+            why.append(
+                f"not from auditd: there is no {AUDITD_SOCKETS[0]} (its af_unix plugin is off, or it does not run)"
+            )
     if live is not None:
         say("notice", f"observing {live.name}; nothing is changed on this system. Ctrl-C ends")
     capture = CaptureSource(live, why, say, runtime_dir)
@@ -95,6 +98,7 @@ class CaptureSource:
         self.name = "capture"
         self.books: SourceBooks = self._file.books
         self.books.name = self.name
+        self.rejects = self._file.rejects
 
     async def run(self, route: Route, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Until the capture has been played, or a live record has come within QUIET_SECONDS."""

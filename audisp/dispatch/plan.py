@@ -81,7 +81,13 @@ def load(options: Options) -> Plan:
         notices += said
         own, said = audispd.load(options.conf_dir / audispd.NAME, allow_links=options.allow_links)
         notices += said
-    specs = tuple(parse_source(text) for text in (options.sources or own.source))
+    # An observer owns nothing; which live source it reads is found out when it starts (dispatch/observe.py).
+    wanted = options.sources or (("multicast",) if options.observe else own.source)
+    specs = tuple(parse_source(text) for text in wanted)
+    if any(spec.type == "internal" for spec in specs):
+        raise ConfigErrors([ConfigError("internal is the dispatcher's own, and always there", key="source")])
+    if options.observe and any(spec.type == "netlink" for spec in specs):
+        raise ConfigErrors([ConfigError("netlink takes the stream; an observer reads multicast", key="source")])
     if not conf.local_events:
         if options.sources:
             raise ConfigErrors(

@@ -17,6 +17,7 @@ import trio
 
 from audisp.errors import AudispError, ConfigError
 from audisp.record import Block
+from audisp.sources.bad import Rejects
 
 Kind = Literal["live", "replay"]
 """live: waits only for a plugin marked required. replay: waits whenever a queue it feeds is full, and drops nothing."""
@@ -97,6 +98,10 @@ class Source(Protocol):
     @property
     def books(self) -> SourceBooks:
         """Its counts."""
+
+    @property
+    def rejects(self) -> Rejects | None:
+        """Keeper of what it refused; None for a source that keeps nothing."""
 
     async def run(self, route: Route, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Read until the source ends by itself. ``task_status.started()`` is called once it is open.

@@ -111,6 +111,11 @@ class NetlinkSource:
         """Always live."""
         return "live"
 
+    @property
+    def rejects(self) -> None:
+        """What the kernel sends is counted when it is malformed, and not kept."""
+        return None
+
     # ---- opening and closing ----
 
     def open(self) -> None:
