@@ -1,0 +1,34 @@
+"""A spool for the tests of this room."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from audisp.dispatch.spool import Spool
+from tests.dispatch.spools import MIB, SEGMENT
+
+
+@pytest.fixture
+def spool_folder(tmp_path: Path) -> Path:
+    return tmp_path / "spool"
+
+
+@pytest.fixture
+def make_spool(spool_folder: Path) -> Iterator[Callable[..., Spool]]:
+    """An open spool; called again it closes the one before, as a restart does."""
+    opened: list[Spool] = []
+
+    def make(*, max_bytes: int = 64 * MIB, min_free: int = 0, segment_bytes: int = SEGMENT) -> Spool:
+        for spool in opened:
+            spool.close()
+        spool = Spool(spool_folder, max_bytes=max_bytes, min_free=min_free, segment_bytes=segment_bytes)
+        spool.open()
+        opened.append(spool)
+        return spool
+
+    yield make
+    for spool in opened:
+        spool.close()
