@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import lzma
 import random
 from pathlib import Path
 
@@ -110,6 +111,17 @@ def test_fixed_slots(count: int, residue: bool) -> None:
         assert feed(reader, pieces) == (b"".join(MIXED[:count]), count, [])
         assert reader.resyncs == 0
         assert reader.skipped == len(stream) - reader.accepted_bytes
+
+
+def test_what_debians_auditd_sent() -> None:
+    stream = lzma.decompress((SAMPLES / "slots-3.0.9.bin.xz").read_bytes())
+    assert len(stream) == 40 * 8_986
+    for step in (len(stream), 8_970, 16, 1):
+        reader = FrameReader()
+        good, count, bad = feed(reader, [stream[at : at + step] for at in range(0, len(stream), step)])
+        assert (count, bad, reader.resyncs) == (40, [], 0)
+        assert good.startswith(b"type=DAEMON_ACCEPT msg=audit(")
+        assert good.splitlines(keepends=True)[1:] == MIXED[:39]
 
 
 def test_slots_are_found_once_and_stay_found() -> None:
