@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import re
 import socket
 import stat
@@ -246,6 +247,48 @@ async def test_client_that_reads_gets_all_of_any_block(
         await stream.aclose()
     assert got == expected
     assert host.counts["client_lost"] == 0
+
+
+@pytest.mark.parametrize("seed", range(5))
+async def test_whatever_a_client_reads_its_stream_accounts_for_every_record(
+    host: BookingHost, tmp_path: Path, seed: int
+) -> None:
+    chance = random.Random(seed)
+    got = b""
+
+    async def read_slowly(stream: trio.SocketStream) -> None:
+        nonlocal got
+        while more := await stream.receive_some(chance.randrange(1, 60_000)):
+            got += more
+            await trio.sleep(chance.random() / 200)
+
+    async def read(stream: trio.SocketStream) -> None:
+        while await stream.receive_some(1 << 20):
+            pass
+
+    serial = 0
+    async with trio.open_nursery() as nursery, opened(host, tmp_path, "0600", "6") as plugin:
+        slow, fast = await plugin.connect(), await plugin.connect()  # for the fast one nothing ever waits
+        nursery.start_soon(read_slowly, slow)
+        nursery.start_soon(read, fast)
+        for _ in range(60):
+            lines = [record(serial + n, b"q" * chance.randrange(1, 3000)) for n in range(chance.randrange(1, 40))]
+            serial += len(lines)
+            await plugin.deliver(block_of(lines))
+    await slow.aclose()
+    await fast.aclose()
+    assert b"type=DAEMON_ERR" in got
+    expected = 0
+    for line in got.splitlines():
+        if line.startswith(b"type=DAEMON_ERR"):
+            fields = dict(word.split(b"=") for word in line.split(b": ", 1)[1].split())
+            assert int(fields[b"first"]) == expected
+            assert int(fields[b"last"]) - int(fields[b"first"]) + 1 == int(fields[b"count"])
+            expected = int(fields[b"last"]) + 1
+        else:
+            assert b":%d):" % expected in line
+            expected += 1
+    assert expected == serial
 
 
 async def test_stopped_clients_hold_memory_within_their_bound(host: BookingHost, tmp_path: Path) -> None:

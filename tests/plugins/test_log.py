@@ -296,6 +296,22 @@ def test_removed_file_is_begun_anew(owner_host: BookingHost, tmp_path: Path) -> 
     writer.close()
 
 
+@needs("ausearch")
+def test_ausearch_reads_what_was_written(owner_host: BookingHost, tmp_path: Path) -> None:
+    settings = config(tmp_path, max_log_file=1, num_logs=9, max_log_file_action="rotate")
+    writer = writer_of(settings, owner_host)
+    text = b'pid=1 uid=0 auid=0 ses=1 msg=\'op=login acct="%d" exe="/x" hostname=? addr=? terminal=? res=success\''
+    lines = [record(n, text % n + b" " * (n % 2), b"USER_LOGIN") for n in range(10_000)]
+    for start in range(0, len(lines), 997):
+        writer.deliver(block_of([*lines[start : start + 997], record(start, b"", b"EOE")]))
+    writer.close()
+    found: list[bytes] = []
+    for path in sorted(tmp_path.glob("audit.log*"), reverse=True):
+        result = subprocess.run(["ausearch", "--input", str(path), "--raw"], capture_output=True, check=True)
+        found += result.stdout.splitlines(keepends=True)
+    assert found == [line.replace(b" \n", b"\n") for line in lines]
+
+
 def test_declared() -> None:
     (kind,) = audisp_plugins()
     assert (kind.name, kind.config, kind.open, kind.wants) == ("log", LogConfig, open_log, "blocks")
