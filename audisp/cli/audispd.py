@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import ctypes
+import os
 import sys
 from pathlib import Path
+from typing import Final
 
 from audisp import __version__
 from audisp.dispatch.daemonize import EXIT_USAGE
@@ -13,6 +16,10 @@ from audisp.dispatch.observe import conf_folder
 from audisp.dispatch.plan import CONF_DIR, Options
 from audisp.errors import ConfigError
 from audisp.sources.contract import parse_source
+
+
+PR_SET_NAME: Final = 15
+"""prctl(2); linux/prctl.h."""
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -47,8 +54,27 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def isolate(argv: list[str]) -> None:
+    """Start over, in the same process, in Python's isolated mode: PYTHON* variables, the user's site-packages and the
+    working directory decide nothing about the code that root runs. Returns if that is the mode already."""
+    if sys.flags.isolated or not sys.executable:
+        return
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.execv(sys.executable, [sys.executable, "-I", "-m", "audisp.cli.audispd", *argv])  # noqa: S606 - ourselves
+
+
+def name_process(name: str) -> None:
+    """Be called audispd in ps and pgrep, as the script was before `isolate`."""
+    libc = ctypes.CDLL(None)
+    libc.prctl(PR_SET_NAME, name.encode(), 0, 0, 0)
+
+
 def main(argv: list[str] | None = None) -> int:
-    """Entry point."""
+    """Entry point. With argv given (in a test) the process stays what it is."""
+    if argv is None:
+        isolate(sys.argv[1:])
+        name_process("audispd")
     parser = _parser()
     given = parser.parse_args(argv)
     try:

@@ -104,6 +104,10 @@ def load(options: Options) -> Plan:
     found, errors = plugins.scan(folder)
     for each in found:
         notices += each.notices
+    fresh = audispd.AudispdConf()
+    if own.runtime_dir != fresh.runtime_dir and own.state_dir == fresh.state_dir:
+        # A second instance beside the first must not share its books.
+        own = attrs.evolve(own, state_dir=own.runtime_dir / "state")
     if options.runtime_dir is not None:
         own = attrs.evolve(own, runtime_dir=options.runtime_dir, state_dir=options.runtime_dir / "state")
     return Plan(
