@@ -31,11 +31,15 @@ EXEC_MODES: Final = (0o750, 0o755, 0o555, 0o550)
 
 @attrs.frozen
 class FileKind:
-    """What is demanded of one kind of file. links: a symbolic link may stand for it; the target is then checked."""
+    """What is demanded of one kind of file.
+
+    links: a symbolic link may stand for it; the target is then checked. forbidden: mode bits that must not be set.
+    with_code: it comes with our own code, and may belong to whom that belongs to.
+    """
 
     links: bool
     forbidden: int
-    """Mode bits that must not be set."""
+    with_code: bool = False
 
 
 AUDITD_CONF: Final = FileKind(links=False, forbidden=0o002)
@@ -44,6 +48,9 @@ OWN_CONF: Final = FileKind(links=False, forbidden=0o022)
 """audispd.conf: ours, so the stricter rule."""
 PLUGIN_CONF: Final = FileKind(links=True, forbidden=0o022)
 """plugins.d/*: group write is refused as since auditd 4.2; before, only others' write was."""
+SHIPPED_CONF: Final = FileKind(links=False, forbidden=0o002, with_code=True)
+"""A file that comes with our code, such as conf/observe/ in somebody's checkout: trusted as far as the code beside it,
+which whoever owns it could change as well. Checkouts are often writable for a group."""
 
 
 def owners() -> frozenset[int]:
@@ -71,7 +78,8 @@ def read_checked(
     except OSError as problem:
         raise ConfigError(f"cannot be opened: {problem.strerror}", path=called) from problem
     try:
-        _check(os.fstat(fd), kind.forbidden, called)
+        trusted = owners() | {os.stat(__file__).st_uid} if kind.with_code else owners()
+        _check(os.fstat(fd), kind.forbidden, called, trusted)
         return _read(fd, called)
     finally:
         os.close(fd)
@@ -97,19 +105,18 @@ def _read(path_fd: int, called: Path) -> bytes:
     raise ConfigError(f"is longer than {MAX_FILE} bytes", path=called)
 
 
-def _check(found: os.stat_result, forbidden: int, called: Path, owner: bool = True) -> None:
-    """Raise ConfigError unless it is a regular file, owned by one we trust, with none of the `forbidden` bits."""
+def _check(found: os.stat_result, forbidden: int, called: Path, trusted: frozenset[int]) -> None:
+    """Raise ConfigError unless it is a regular file, owned by one of `trusted`, with none of the `forbidden` bits."""
     if stat.S_ISLNK(found.st_mode):
         raise ConfigError("is a symbolic link, which is only followed with -l", path=called)
     if not stat.S_ISREG(found.st_mode):
         raise ConfigError(f"is not a regular file but {_what(found.st_mode)}", path=called)
-    if owner:
-        _owned(found, called)
+    _owned(found, called, trusted)
     _closed(found, forbidden, called)
 
 
-def _owned(found: os.stat_result, called: Path) -> None:
-    if found.st_uid not in owners():
+def _owned(found: os.stat_result, called: Path, trusted: frozenset[int]) -> None:
+    if found.st_uid not in trusted:
         own = "root" if os.geteuid() == 0 else f"root or uid {os.geteuid()}"
         raise ConfigError(f"is owned by uid {found.st_uid}, it must be {own}", path=called)
 
@@ -145,7 +152,7 @@ def check_program(path: str, config: Path, line: int | None = None) -> os.stat_r
     except OSError as problem:
         raise error(f"cannot be used: {problem.strerror}") from problem
     try:
-        _check(found, 0o022, Path(path))
+        _check(found, 0o022, Path(path), owners())
     except ConfigError as problem:
         raise error(problem.message) from problem
     mode = stat.S_IMODE(found.st_mode)
@@ -218,7 +225,7 @@ def check_folders(path: Path | str) -> Path:
             if todo:
                 _check_folder(found, at)
             else:
-                _check(found, 0o022, at)
+                _check(found, 0o022, at, owners())
     except OSError as problem:
         raise ConfigError(f"cannot be used: {problem.strerror}", path=called) from problem
     finally:
@@ -236,5 +243,5 @@ def _step(fd: int, part: str, called: Path) -> int:
 def _check_folder(found: os.stat_result, called: Path) -> None:
     if not stat.S_ISDIR(found.st_mode):
         raise ConfigError(f"is not a folder but {_what(found.st_mode)}", path=called)
-    _owned(found, called)
+    _owned(found, called, owners())
     _closed(found, 0o022, called)

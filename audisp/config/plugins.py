@@ -19,7 +19,7 @@ from typing import Final, Literal, TypeVar
 
 import attrs
 
-from audisp.config.files import PLUGIN_CONF, check_folders, check_program, read_checked
+from audisp.config.files import PLUGIN_CONF, SHIPPED_CONF, FileKind, check_folders, check_program, read_checked
 from audisp.config.grammar import ConfigErrors, Setting, parse, shown
 from audisp.config.schema import build, key, keys, located, number, one, unknown
 from audisp.config.values import capabilities, size
@@ -168,8 +168,10 @@ class _Found:
     ours: str | None = None
 
 
-def scan(folder: Path) -> tuple[list[PluginConf], list[ConfigError]]:
+def scan(folder: Path, *, shipped: bool = False) -> tuple[list[PluginConf], list[ConfigError]]:
     """Every plugin of a folder in order of name, and what is wrong with the others.
+
+    shipped: the folder comes with our code (conf/observe), and is trusted as the code is; see SHIPPED_CONF.
 
     The stem of an error's path is the name of the plugin it costs; an error about the folder itself has its path.
     Names are skipped as auditd skips them (upstream.md 1.1), except that `.audisp` is ours.
@@ -183,7 +185,7 @@ def scan(folder: Path) -> tuple[list[PluginConf], list[ConfigError]]:
         confs: list[PluginConf] = []
         for name in sorted(found):
             try:
-                confs.append(_load(name, found[name], folder, fd))
+                confs.append(_load(name, found[name], folder, fd, SHIPPED_CONF if shipped else PLUGIN_CONF))
             except ConfigErrors as problems:
                 errors.extend(problems.errors)
             except ConfigError as problem:
@@ -218,7 +220,7 @@ def _names(files: Sequence[str], folder: Path) -> tuple[dict[str, _Found], list[
     return found, errors
 
 
-def _load(name: str, files: _Found, folder: Path, fd: int) -> PluginConf:
+def _load(name: str, files: _Found, folder: Path, fd: int, kind: FileKind) -> PluginConf:
     """One plugin from its files. Raises ConfigError or ConfigErrors."""
     main = folder / (files.conf or files.ours or name)
     digest = hashlib.sha256()
@@ -230,7 +232,7 @@ def _load(name: str, files: _Found, folder: Path, fd: int) -> PluginConf:
         if file is None:
             continue
         try:
-            data = read_checked(file, PLUGIN_CONF, dir_fd=fd, name=folder / file)
+            data = read_checked(file, kind, dir_fd=fd, name=folder / file)
         except FileNotFoundError:
             notices.append(f"{folder / file}: leads to no file, and is taken as inactive")
             continue

@@ -17,6 +17,7 @@ from audisp.config.files import (
     MAX_FILE,
     OWN_CONF,
     PLUGIN_CONF,
+    SHIPPED_CONF,
     FileKind,
     check_action,
     check_folders,
@@ -164,6 +165,23 @@ def test_without_root_our_own_files_are_good_too(file: Path) -> None:
         assert read_checked(file, OWN_CONF) == b"a = b\n"
     finally:
         os.seteuid(0)
+
+
+@needs("root")
+def test_what_comes_with_the_code_belongs_to_whom_the_code_belongs_to(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    os.chown(file, STRANGER, 0)
+    file.chmod(0o664)
+    with pytest.raises(ConfigError, match="is owned by uid"):
+        read_checked(file, SHIPPED_CONF)
+    monkeypatch.setattr("audisp.config.files.__file__", str(file))
+    assert read_checked(file, SHIPPED_CONF) == b"a = b\n"
+    with pytest.raises(ConfigError, match="is owned by uid"):
+        read_checked(file, PLUGIN_CONF)
+    file.chmod(0o666)
+    with pytest.raises(ConfigError, match="can be written by everybody"):
+        read_checked(file, SHIPPED_CONF)
 
 
 @pytest.fixture

@@ -172,6 +172,15 @@ def test_two_files_of_one_name(folder: Path, put: Put) -> None:
     assert "t: is left out: t.conf is a plugin of the same name" in str(errors[0])
 
 
+def test_shipped(folder: Path, put: Put) -> None:
+    """A checkout may be writable for its group."""
+    put("t.audisp", "active = yes\nplugin = stdout\n", mode=0o664)
+    assert scan(folder)[0] == []
+    confs, errors = scan(folder, shipped=True)
+    assert errors == []
+    assert confs[0].active
+
+
 def test_order_is_by_name(folder: Path, put: Put) -> None:
     for name in ("zz", "b.conf", "a.audisp", "10.conf", "B.conf"):
         put(name, "active = no\n")
