@@ -243,7 +243,9 @@ class NetlinkSource:
         prefixes = Prefixes(self.node)
         try:
             while not self._stop.is_set():
-                self._turn(route, batch, fd, prefixes, wait=True)
+                if not self._turn(route, batch, fd, prefixes, wait=True) and self.gaps.waiting:
+                    # Idle for READ_TIMEOUT: what is missing now will not come.
+                    self._missing(self.gaps.settle())
             while self._turn(route, batch, fd, prefixes, wait=False):
                 pass
         except Stopped:
@@ -276,7 +278,7 @@ class NetlinkSource:
             block = Block(parts[0] if len(parts) == 1 else b"".join(parts), records, self.name, time.monotonic())
             route.send_blocking(block)
             self.books.count_routed(records, size)
-            missing = self.gaps.see_block(block.data)
+            missing = self.gaps.see_block(block.data, records)
             if missing:
                 self._missing(missing)
         return bool(records) or bool(count)
