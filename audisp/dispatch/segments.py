@@ -221,7 +221,10 @@ class Scan:
             self.segments.append(segment)
             self.digest = digest
         self._tail_cut = size > segment.size
-        if self._tail_cut:
+        if not self._tail_cut:
+            # Frames at the end that repeat numbers; where there is a tail, it is what the damage is about.
+            findings.damaged += walk.damage - damage
+        else:
             findings.torn += 1
             findings.torn_bytes += size - segment.size
             os.ftruncate(file, segment.size)

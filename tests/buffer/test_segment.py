@@ -138,6 +138,14 @@ def test_header_reserved_fields_stay_zero(offset: int) -> None:
         SegmentHeader.decode((bytes(fixed) + struct.pack("<I", zlib.crc32(fixed))).ljust(HEADER_BYTES, b"\0"))
 
 
+@pytest.mark.parametrize("offset", [48, 56])
+def test_header_numbers_out_of_range(offset: int) -> None:
+    fixed = bytearray(HEADER.encode()[:380])
+    fixed[offset + 7] = 0x80
+    with pytest.raises(StoreError, match="out of range"):
+        SegmentHeader.decode((bytes(fixed) + struct.pack("<I", zlib.crc32(fixed))).ljust(HEADER_BYTES, b"\0"))
+
+
 @pytest.mark.parametrize("size", [0, 1, HEADER_BYTES - 1])
 def test_header_cut_short(size: int) -> None:
     with pytest.raises(StoreError, match=f"header of {size} bytes"):

@@ -345,6 +345,55 @@ def test_a_failed_sync_ends_writing(make_spool: Callable[..., Spool]) -> None:
     assert spool.append([block(11)], {}) == 1
 
 
+def test_a_failed_write_that_cannot_be_undone_ends_writing(make_spool: Callable[..., Spool]) -> None:
+    spool = make_spool()
+    spool.append([block(1, 10)], {})
+    # A descriptor for reading only: the kernel refuses the write and then the truncation.
+    kept = spool._file
+    spool._file = os.open(segments(spool.path)[0], os.O_RDONLY)
+    with pytest.raises(StoreError, match="Bad file descriptor"):
+        spool.append([block(11)], {})
+    os.close(spool._file)
+    spool._file = kept
+    with pytest.raises(StoreError, match="could not be undone"):
+        spool.append([block(11)], {})
+    assert drain(spool) == list(range(1, 11))
+    spool = make_spool()
+    assert spool.append([block(11)], {}) == 1
+
+
+def test_beginning_a_segment_fails_without_a_trace(make_spool: Callable[..., Spool]) -> None:
+    spool = make_spool()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
+    try:
+        with pytest.raises(StoreError, match=os.strerror(errno.EFBIG)):
+            spool.append([block(1)], {})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert (segments(spool.path), spool.bytes, spool.records) == ([], 0, 0)
+    assert spool.append([block(1)], {}) == 1
+    assert drain(make_spool()) == [1]
+
+
+def test_a_cursor_that_cannot_be_stored_is_said(make_spool: Callable[..., Spool]) -> None:
+    spool = make_spool()
+    spool.append([block(1, 10)], {})
+    spool.read(MIB)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+    try:
+        for _ in range(2):
+            with pytest.raises(StoreError, match=r"cursor: File too large"):
+                spool.advance(2)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    # Acknowledged for this process, and stored with the next one.
+    assert serials(spool.read(MIB)) == list(range(5, 11))
+    spool.advance(1)
+    assert drain(make_spool()) == list(range(6, 11))
+
+
 # Who may touch it.
 
 

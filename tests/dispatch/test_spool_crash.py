@@ -170,6 +170,26 @@ def test_a_frame_exchanged_by_somebody_breaks_the_chain(make_spool: Callable[...
     assert drain(spool) == [8, 9, 3, 4]
 
 
+@pytest.mark.parametrize("at_end", [True, False])
+def test_a_repeated_frame_is_not_offered_twice(
+    make_spool: Callable[..., Spool], spool_folder: Path, at_end: bool
+) -> None:
+    spool = make_spool()
+    spool.append([block(1, 2)], {})
+    file = segments(spool_folder)[0]
+    cut = file.stat().st_size
+    spool.append([block(3, 2)], {})
+    spool.close()
+    data = file.read_bytes()
+    again = data[HEADER_BYTES:cut]
+    file.write_bytes(data + again if at_end else data[:cut] + again + data[cut:])
+    spool = make_spool()
+    assert spool.findings == Findings(damaged=1)
+    assert spool.append([block(5)], {}) == 1
+    assert drain(spool) == [1, 2, 3, 4, 5]
+    assert spool.findings == Findings(damaged=1)
+
+
 def test_an_unusable_header_sets_the_file_aside(make_spool: Callable[..., Spool], spool_folder: Path) -> None:
     total = fill(make_spool())
     make_spool().close()
