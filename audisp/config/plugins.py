@@ -283,7 +283,7 @@ def _assemble(
     elif builtin:
         entry = AF_UNIX
         notices.append(f"{path}:{last['path'].line}: path: {last['path'].text} is our own plugin {AF_UNIX}")
-        rest = [*(each for each in settings if each.key == "args"), *rest]
+        rest = [*_builtin_args(last, upstream), *rest]
     else:
         errors += [unknown(each, path, (*_UPSTREAM, *HOST_KEYS, "plugin")) for each in rest]
         rest = []
@@ -315,6 +315,16 @@ def _assemble(
         notices=tuple(notices),
         **attrs.asdict(host, recurse=False),
     )
+
+
+def _builtin_args(last: dict[str, Setting], upstream: _Upstream | None) -> list[Setting]:
+    """`args` for our af_unix. With `type = builtin`, as auditd 3 has it, `format` says what clients get, if not `args`."""
+    args = last.get("args")
+    words = args.words if args else ()
+    old = upstream is not None and upstream.type == "builtin" and upstream.format == "binary"
+    if not old or {"string", "binary"} & {*words}:
+        return [args] if args else []
+    return [attrs.evolve(args or last["format"], key="args", words=(*words, "binary"))]
 
 
 def _entry(setting: Setting, errors: list[ConfigError]) -> str:

@@ -215,7 +215,7 @@ def test_links(folder: Path, tmp_path: Path) -> None:
 
 
 def test_builtin(folder: Path, put: Put) -> None:
-    put("af.conf", "active = yes\npath = Builtin_AF_unix\ntype = builtin\nargs = 0640 /run/s\nformat = binary\n")
+    put("af.conf", "active = yes\npath = Builtin_AF_unix\ntype = builtin\nargs = 0640 /run/s\nformat = string\n")
     put("af.audisp", "max_clients = 3\nqueue_records = 9\n")
     conf = one(folder)
     assert (conf.plugin, conf.command, conf.active, conf.queue_records) == (AF_UNIX, None, True, 9)
@@ -224,6 +224,25 @@ def test_builtin(folder: Path, put: Put) -> None:
         ("max_clients", ("3",)),
     ]
     assert len(conf.notices) == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", None),
+        ("type = builtin\n", None),
+        ("args = 0640\nargs = 0600 /run/s\n", ("0600", "/run/s")),
+        # As auditd 3 has it.
+        ("type = builtin\nformat = binary\n", ("binary",)),
+        ("type = builtin\nformat = binary\nargs = 0600\n", ("0600", "binary")),
+        ("type = builtin\nformat = binary\nargs = 0600 string\n", ("0600", "string")),
+        # As auditd 4 has it: what the program is fed, which is not what clients get.
+        ("format = binary\nargs = 0600\n", ("0600",)),
+    ],
+)
+def test_what_builtin_hands_to_clients(folder: Path, put: Put, text: str, words: tuple[str, ...] | None) -> None:
+    put("af.conf", f"path = builtin_af_unix\n{text}")
+    assert [setting.words for setting in one(folder).settings] == ([] if words is None else [words])
 
 
 def test_our_keys_stand_in_either_file(folder: Path, put: Put, program: Path) -> None:
