@@ -221,11 +221,10 @@ def check_folders(path: Path | str) -> Path:
             os.close(fd)
             fd = fd_next
             here.append(part)
-            at = Path("/", *here)
             if todo:
-                _check_folder(found, at)
-            else:
-                _check(found, 0o022, at, owners())
+                _check_folder(found, Path("/", *here))
+        # Here and not in the loop: the way may have ended in a link to `.` or in `..`.
+        _check(os.fstat(fd), 0o022, Path("/", *here), owners())
     except OSError as problem:
         raise ConfigError(f"cannot be used: {problem.strerror}", path=called) from problem
     finally:

@@ -318,7 +318,7 @@ def _assemble(
 
 
 def _builtin_args(last: dict[str, Setting], upstream: _Upstream | None) -> list[Setting]:
-    """`args` for our af_unix. With `type = builtin`, as auditd 3 has it, `format` says what clients get, if not `args`."""
+    """`args` for our af_unix. With `type = builtin`, as in auditd 3, `format` says what clients get."""
     args = last.get("args")
     words = args.words if args else ()
     old = upstream is not None and upstream.type == "builtin" and upstream.format == "binary"

@@ -1,8 +1,8 @@
 """From an attrs class to the keys of a file: what is missing, misspelt or out of range becomes a located error.
 
-Field types: str, int, float, bool (yes/no), pathlib.Path, tuple[str, ...] (words), Literal of words (case does not
-matter, the class's spelling is stored), and any of these with `| None`. A field without default is mandatory. A later
-occurrence of a key replaces an earlier one, as in auditd.
+Field types: str, int (0 to INT_MAX unless min and max say otherwise), float (seconds), bool (yes/no), pathlib.Path,
+tuple[str, ...] (words), Literal of words (case does not matter, the class's spelling is stored), and any of these with
+`| None`. A field without default is mandatory. A later occurrence of a key replaces an earlier one, as in auditd.
 
 Field metadata (all optional, see `key`): min, max (inclusive, int and float), repeat (a tuple[str, ...] field collects
 every occurrence, one item per line), rest (a str takes the rest of the line), read (own reader: words -> value, raises
@@ -18,7 +18,7 @@ from typing import Any, Final, Literal, TypeVar, Union, get_args, get_origin
 
 import attrs
 
-from audisp.config.grammar import Setting, nearest, shown
+from audisp.config.grammar import MAX_ERRORS, Setting, nearest, shown
 from audisp.errors import ConfigError
 
 INT_MAX: Final = 2**31 - 1
@@ -76,9 +76,13 @@ def build(
     """
     fields = keys(cls)
     values: dict[str, Any] = {}
+    collected: dict[str, list[str]] = {}
     seen: dict[str, Setting] = {}
     errors: list[ConfigError] = []
     for setting in settings:
+        if len(errors) >= MAX_ERRORS:
+            errors.append(ConfigError("too many errors, the rest is not shown", path=path, line=setting.line))
+            break
         field = fields.get(setting.key)
         if field is None:
             if setting.key not in ignore:
@@ -92,13 +96,15 @@ def build(
             continue
         alias = field.alias or field.name
         if field.metadata.get("repeat"):
-            value = (*values.get(alias, ()), value)
-        values[alias] = value
+            collected.setdefault(alias, []).append(value)
+        else:
+            values[alias] = value
     for name, field in fields.items():
         if field.default is attrs.NOTHING and name not in seen:
             errors.append(ConfigError("is missing, and has no default", path=path, key=name))
     if errors:
         return None, errors
+    values.update((alias, tuple(items)) for alias, items in collected.items())
     try:
         return cls(**values), []
     except ConfigError as problem:

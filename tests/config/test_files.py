@@ -329,6 +329,10 @@ def test_folders_odd_paths(safe: Path) -> None:
     (safe / "loop").symlink_to("loop")
     with pytest.raises(ConfigError, match="more than 40 symbolic links"):
         check_folders(safe / "loop")
+    (safe / "here.py").symlink_to(".")
+    for path in (safe / "here.py", safe / "..", Path("/")):
+        with pytest.raises(ConfigError, match="is not a regular file but a folder"):
+            check_folders(path)
     (safe / "file").write_text("")
     (safe / "file").chmod(0o644)
     with pytest.raises(ConfigError, match="is not a folder"):

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from audisp.config.grammar import Setting, parse
+from audisp.config.grammar import MAX_ERRORS, Setting, parse
 from audisp.config.schema import INT_MAX, build, key, keys, number, seconds
 from audisp.errors import ConfigError
 
@@ -131,6 +131,13 @@ def test_a_key_without_default_is_mandatory() -> None:
 
 def test_all_errors_at_once() -> None:
     assert len(made("count = x\nshare = x\nzzz = 1\n")[1]) == 4
+
+
+def test_a_file_that_is_no_configuration_is_read_quickly() -> None:
+    errors = made("zzz = 1\n" * 20_000)[1]
+    assert len(errors) == MAX_ERRORS + 2
+    assert "the rest is not shown" in errors[-2]
+    assert len(made("path = /a\n" + "keep = a\n" * 50_000)[0].keep) == 50_000
 
 
 def test_keys_of_others_are_ignored_and_hinted_at() -> None:
