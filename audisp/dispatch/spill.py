@@ -25,8 +25,8 @@ READ_BYTES: Final = 1024 * 1024
 FAILED_PAUSE: Final = 1.0
 """Seconds before the disk is tried again after an error."""
 MEMORY: Final = "memory"
-"""Folder beside the spool that takes, at the end of a run, what waited in memory: it is older than what is in the spool,
-to which records can only be appended."""
+"""Folder beside the spool that takes, at the end of a run, what waited in memory: that is older than what is in the
+spool, to which records can only be appended."""
 
 
 async def open_spill(intake: Intake, folder: Path, *, max_bytes: int, min_free: int, say: Say) -> SpillTask:
@@ -61,6 +61,8 @@ class SpillTask:
     say: Say
     _wakeup: Wakeup = attrs.field(init=False, factory=Wakeup)
     _acknowledged: int = 0
+    _out: int = 0
+    """Records brought back from disk and not acknowledged: the next read begins behind them."""
     _limiter: trio.CapacityLimiter = attrs.field(init=False, factory=lambda: trio.CapacityLimiter(1))
 
     def take_over(self, blocks: list[Block]) -> None:
@@ -99,24 +101,33 @@ class SpillTask:
             wanted = self.intake.spilling and not self.intake.queue and (self.intake.disk > 0 or bool(staged))
         if not (staged or acknowledged or wanted) and not self.spool.needs_sync(time.monotonic()):
             return
-        try:
-            taken, blocks = await trio.to_thread.run_sync(
-                self._work, staged, acknowledged, wanted, limiter=self._limiter
-            )
-        except StoreError as error:
-            self.say("error", f"plugin {self.intake.name}: spill: {error}", limit=f"spill-{self.intake.name}")
-            taken, blocks = 0, []
-            await trio.sleep(FAILED_PAUSE)
+        taken, blocks, error = await trio.to_thread.run_sync(
+            self._work, staged, acknowledged, wanted, limiter=self._limiter
+        )
         self._account(staged, taken, blocks)
+        if error is not None:
+            self.say("error", f"plugin {self.intake.name}: spill: {error}", limit=f"spill-{self.intake.name}")
+            await trio.sleep(FAILED_PAUSE)
 
-    def _work(self, staged: list[Block], acknowledged: int, wanted: bool) -> tuple[int, list[Block]]:
-        taken = self.spool.append(staged, self.books()) if staged else 0
-        if acknowledged:
-            self.spool.advance(acknowledged)
-        blocks = self.spool.read(READ_BYTES) if wanted else []
-        if self.spool.needs_sync(time.monotonic()):
-            self.spool.sync()
-        return taken, blocks
+    def _work(self, staged: list[Block], acknowledged: int, wanted: bool) -> tuple[int, list[Block], StoreError | None]:
+        """What was done before an error is returned with it, because the books must say it."""
+        taken: int = 0
+        blocks: list[Block] = []
+        try:
+            if acknowledged:
+                # First: it makes room for what is staged.
+                self._out -= acknowledged
+                self.spool.advance(acknowledged)
+            if staged:
+                taken = self.spool.append(staged, self.books())
+            if wanted:
+                blocks = self.spool.read(READ_BYTES, skip=self._out)
+                self._out += sum(block.records for block in blocks)
+            if self.spool.needs_sync(time.monotonic()):
+                self.spool.sync()
+        except StoreError as error:
+            return taken, blocks, error
+        return taken, blocks, None
 
     def _account(self, staged: list[Block], taken: int, blocks: list[Block]) -> None:
         intake = self.intake
@@ -141,7 +152,7 @@ class SpillTask:
             intake.check_room()
 
     async def close(self) -> None:
-        """After the runner's end: put on disk all that waits, and close. What cannot be put there stays in the intake."""
+        """After the runner's end: put what waits on disk, and close. What cannot be put there stays in the intake."""
         with trio.CancelScope(shield=True):
             await self.turn()
             with self.intake.lock:
