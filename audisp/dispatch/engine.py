@@ -118,7 +118,8 @@ class Engine:
     async def _serve(self, source: Source, *, task_status: trio.TaskStatus[None]) -> None:
         """Run one source to its end. One that fails while others run is reported, and a live one tried again."""
         route = self.router.route(
-            replay=source.kind == "replay", watch=None if source.name == "netlink" else self.own.see
+            replay=source.kind == "replay",
+            watch=None if source.kind == "replay" or source.name == "netlink" else self.own.see,
         )
         opened = False
 
