@@ -36,6 +36,10 @@ class SourceError(AudispError):
     """A source could not be opened, or ended for good."""
 
 
+class NotPermitted(SourceError):
+    """The kernel does not let this process have the source: a capability or the namespace is missing."""
+
+
 class StoreError(AudispError):
     """Something on disk (a segment, a spool, a lock) cannot be used."""
 

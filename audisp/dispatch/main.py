@@ -27,7 +27,7 @@ from audisp.dispatch.observe import find_sources, report
 from audisp.dispatch.plan import Options, Plan, load
 from audisp.dispatch.say import Level, Voice
 from audisp.dispatch.summary import ledger_table
-from audisp.errors import AudispError, ConfigError, SourceError, StoreError
+from audisp.errors import AudispError, ConfigError, NotPermitted, SourceError, StoreError
 from audisp.plugin import PluginType
 from audisp.sources.contract import Source, SourceSpec
 from audisp.sources.file import FileSource
@@ -110,7 +110,7 @@ def run(options: Options) -> int:
         return _failed(readiness, error.code, voice)
     except SourceError as error:
         say("error", str(error))
-        code = daemonize.EXIT_PRIVILEGE if "permitted" in str(error) else daemonize.EXIT_START
+        code = daemonize.EXIT_PRIVILEGE if isinstance(error, NotPermitted) else daemonize.EXIT_START
         return _failed(readiness, code, voice)
     except AudispError as error:
         say("error", str(error))
@@ -280,7 +280,7 @@ async def _main(
                 await running.wait()
                 gc.collect()
                 gc.freeze()
-                if readiness.background or (plan.options.no_fork and os.path.exists("/dev/log")):
+                if readiness.background or (plan.options.no_fork and os.access("/dev/log", os.F_OK)):
                     voice.turn("syslog")
                 readiness.ready()
 

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import socket
 import struct
 from typing import Final
 
 import attrs
 
-from audisp.errors import SourceError
+from audisp.errors import NotPermitted, SourceError
 
 NETLINK_AUDIT: Final = 9
 NLM_F_REQUEST: Final = 1
@@ -28,6 +29,12 @@ MASK_ENABLED: Final = 0x0001
 MASK_PID: Final = 0x0004
 NLGRP_READLOG: Final = 1
 """AUDIT_NLGRP_READLOG: the multicast group that carries a copy of every record."""
+
+CAP_AUDIT_CONTROL: Final = 30
+NET_NS_INIT_INO: Final = 0xEFFFFFF9
+ELSEWHERE: Final = (
+    "Bring the records in by another way, for example --source unix:PATH of a socket that the host shares"
+)
 
 HEADER = struct.Struct("=IHHII")
 """struct nlmsghdr: length, type, flags, sequence, port."""
@@ -84,7 +91,7 @@ def open_socket(groups: int = 0) -> socket.socket:
     except OSError as error:
         sock.close()
         if error.errno == errno.EPERM:
-            raise SourceError(
+            raise NotPermitted(
                 "may not join the kernel's multicast group of audit records: needs CAP_AUDIT_READ "
                 "in the initial user namespace"
             ) from error
@@ -92,8 +99,61 @@ def open_socket(groups: int = 0) -> socket.socket:
     return sock
 
 
+def refused(error: OSError) -> SourceError:
+    """What a refused audit request means, in words. The kernel looks at the user namespace first (ECONNREFUSED), then
+    at the pid namespace and the capability (EPERM for both)."""
+    if error.errno == errno.ECONNREFUSED:
+        return NotPermitted(
+            "the kernel takes no audit requests from a user namespace of its own (an unprivileged container): only "
+            f"the host can own the audit stream. {ELSEWHERE}"
+        )
+    if error.errno not in (errno.EPERM, errno.EACCES):
+        return SourceError(f"the kernel refuses the audit request: {error.strerror}")
+    if _holds(CAP_AUDIT_CONTROL):
+        return NotPermitted(
+            "the kernel takes no audit requests from a pid namespace of its own (a container), whatever its "
+            f"capabilities: only the host can own the audit stream. {ELSEWHERE}"
+        )
+    return NotPermitted(
+        "not permitted to be the audit daemon: needs CAP_AUDIT_CONTROL (run as root), or observe: --source multicast, "
+        "which needs CAP_AUDIT_READ"
+    )
+
+
+def _holds(capability: int) -> bool:
+    """Whether this process has the capability in its own namespace (/proc/self/status, CapEff)."""
+    try:
+        with open("/proc/self/status", "rb") as file:
+            found = re.search(rb"^CapEff:\s*([0-9a-f]+)$", file.read(), re.M)
+    except OSError:
+        return False
+    return found is not None and bool(int(found[1], 16) >> capability & 1)
+
+
+def foreign_network() -> bool:
+    """Whether we are known to be in another network namespace than the host: there the multicast group is silent.
+
+    Kernel 6.18 gives the host's a number of its own (NET_NS_INIT_INO). Before, pid 1's is the host's unless there is a
+    pid namespace, too. False if neither tells.
+    """
+    try:
+        ours = os.stat("/proc/self/ns/net").st_ino
+        if ours == NET_NS_INIT_INO:
+            return False
+        found = re.match(r"(\d+)\.(\d+)", os.uname().release)
+        if found and (int(found[1]), int(found[2])) >= (6, 18):
+            return True
+        return ours != os.stat("/proc/1/ns/net").st_ino
+    except OSError:
+        return False
+
+
 def drops(sock: socket.socket) -> int:
-    """Messages that the kernel dropped at this socket because it was full (SO_MEMINFO)."""
+    """How often the kernel found this socket full (SO_MEMINFO), modulo 2^32.
+
+    On a multicast socket each time is one message lost. On the owner's the kernel tries again several times, and
+    parks or loses what it cannot deliver: the number is of attempts, and only the serials tell what was lost.
+    """
     counts: tuple[int, ...] = struct.unpack("=9I", sock.getsockopt(socket.SOL_SOCKET, SO_MEMINFO, 36))
     return counts[SK_MEMINFO_DROPS]
 

@@ -19,7 +19,7 @@ import attrs
 import trio
 
 from audisp.errors import SourceError
-from audisp.parse.form import from_kernel
+from audisp.parse.form import MAX_NODE_LINE, from_kernel
 from audisp.parse.serials import Gaps
 from audisp.parse.types import type_name
 from audisp.record import Block
@@ -90,6 +90,7 @@ class NetlinkSource:
     _socket: socket.socket = attrs.field(init=False)
     _control: kernel.Control | None = None
     _stop: threading.Event = attrs.field(factory=threading.Event)
+    _plain_max: int = PLAIN_MAX
     _lost_before: int = 0
     _drops_before: int = 0
     _last_report: float = 0.0
@@ -100,6 +101,8 @@ class NetlinkSource:
     def __attrs_post_init__(self) -> None:
         self.books = SourceBooks(self.name, self.kind)
         self.gaps = Gaps(last=self.last_serial)
+        if self.node is not None:
+            self._plain_max = PLAIN_MAX - len(self.node)
 
     @property
     def name(self) -> str:
@@ -129,7 +132,7 @@ class NetlinkSource:
                 self._lost_before = self.status.lost
             except OSError as error:
                 if not self.multicast:
-                    raise SourceError(_refused(error)) from error
+                    raise kernel.refused(error) from error
                 self._control_unavailable(error)
             if not self.multicast:
                 self._register()
@@ -139,6 +142,12 @@ class NetlinkSource:
                 self._control.close()
             raise
         self._drops_before = kernel.drops(self._socket)
+        if self.multicast and kernel.foreign_network():
+            self.say(
+                "warning",
+                "multicast: the kernel sends audit records in the host's network namespace alone, and this is another: "
+                "nothing will come",
+            )
 
     def _control_unavailable(self, error: OSError) -> None:
         if self._control is not None:
@@ -185,10 +194,13 @@ class NetlinkSource:
         while True:
             # Records may arrive before the answer; look without taking, and leave them to the reader.
             try:
-                data = self._socket.recv(20, socket.MSG_PEEK)
+                data, sender = self._socket.recvfrom(20, socket.MSG_PEEK)
             except BlockingIOError:
-                data = b""
-            if len(data) >= 20:
+                data, sender = b"", (0, 0)
+            if data and sender[0] != 0:
+                self._socket.recv(1)
+                self._count_foreign()
+            elif len(data) >= 20:
                 _, type_, _, _, _ = kernel.HEADER.unpack_from(data)
                 if type_ != kernel.NLMSG_ERROR:
                     # A record stands before the answer: registered, then, or it would not have come to us.
@@ -200,7 +212,7 @@ class NetlinkSource:
                 if code == errno.EEXIST and pid:
                     assert self._control is not None
                     raise SourceError(EEXIST_TEXT.format(owner=kernel.owner_of(self._control.status().pid)))
-                raise SourceError(_refused(OSError(code, os.strerror(code))))
+                raise kernel.refused(OSError(code, os.strerror(code)))
             if time.monotonic() > deadline:
                 raise SourceError("the kernel did not answer the request to become the audit daemon")
 
@@ -225,6 +237,7 @@ class NetlinkSource:
                 # Not abandoned on cancellation: the thread ends by itself within READ_TIMEOUT, its last block routed.
                 await trio.to_thread.run_sync(self._read, route, limiter=limiter)
         finally:
+            self._count_drops()
             self._socket.close()
             if self._control is not None:
                 self._control.close()
@@ -289,7 +302,7 @@ class NetlinkSource:
         if batch.senders(count) != expected * count:
             return self._format_slow(batch, count, prefixes, check_senders=True)
         types, lengths = batch.types, batch.lengths
-        if not IGNORED.isdisjoint(types) or max(lengths) > PLAIN_MAX or min(lengths) <= 0:
+        if not IGNORED.isdisjoint(types) or max(lengths) > self._plain_max or min(lengths) <= 0:
             return self._format_slow(batch, count, prefixes, check_senders=False)
         lines = [b"\n"] * (3 * count)
         lines[0::3] = map(prefixes.__getitem__, types)
@@ -309,9 +322,7 @@ class NetlinkSource:
         for slot in range(count):
             type_, length = batch.types[slot], batch.lengths[slot]
             if check_senders and senders[slot * NAME_BYTES : (slot + 1) * NAME_BYTES] != expected:
-                self.books.count_rejected()
-                self.books.count("foreign_sender")
-                self.say("warning", f"{self.name}: a message that is not from the kernel, rejected", limit="foreign")
+                self._count_foreign()
                 continue
             if type_ in IGNORED:
                 self._control_message(type_, bytes(batch.payloads[slot][: max(length, 0)]))
@@ -323,16 +334,24 @@ class NetlinkSource:
                 continue
             line = from_kernel(type_, bytes(batch.payloads[slot][:length]))
             if self.node is not None:
-                line = b"node=" + self.node + b" " + line.replace(b" \n", b"\n")
+                line = b"node=" + self.node + b" " + line[:-1].removesuffix(b" ")
+                line = line[:MAX_NODE_LINE] + b"\n"
             lines.append(line)
         return b"".join(lines), len(lines)
+
+    def _count_foreign(self) -> None:
+        self.books.count_rejected()
+        self.books.count("foreign_sender")
+        self.say("warning", f"{self.name}: a message that is not from the kernel, rejected", limit="foreign")
 
     def _control_message(self, type_: int, payload: bytes) -> None:
         if type_ == REPLACE and not self.multicast and len(payload) >= 4:
             pid = struct.unpack_from("=I", payload)[0]
             if pid not in (0, os.getpid()):
                 self.books.count("takeover_attempts")
-                self.say("warning", f"netlink: {kernel.owner_of(pid)} tried to take the audit stream over")
+                self.say(
+                    "warning", f"netlink: {kernel.owner_of(pid)} tried to take the audit stream over", limit="takeover"
+                )
 
     # ---- losses ----
 
@@ -354,14 +373,18 @@ class NetlinkSource:
             limit=f"{self.name}-gap",
         )
 
-    def poll(self) -> None:
-        """Bring the kernel's own counts into the books. Blocks briefly: call in a worker thread, once a second."""
-        counters = self.books.counters
+    def _count_drops(self) -> None:
         dropped = kernel.drops(self._socket)
         if dropped != self._drops_before:
             # The counter is 32 bits wide and wraps.
-            self.books.count("socket_drops", (dropped - self._drops_before) & 0xFFFFFFFF)
+            name = "socket_drops" if self.multicast else "socket_full"
+            self.books.count(name, (dropped - self._drops_before) & 0xFFFFFFFF)
             self._drops_before = dropped
+
+    def poll(self) -> None:
+        """Bring the kernel's own counts into the books. Blocks briefly: call in a worker thread, once a second."""
+        counters = self.books.counters
+        self._count_drops()
         if self._control is None:
             return
         status = self.status = self._control.status()
@@ -404,17 +427,3 @@ class NetlinkSource:
             return self._control.signal_info()
         except (OSError, SourceError):
             return None
-
-
-def _refused(error: OSError) -> str:
-    if error.errno == errno.ECONNREFUSED:
-        return (
-            "the kernel refuses audit requests from here: the audit stream can be owned only in the initial network "
-            "namespace (a container cannot). Give it the records by another way, for example --source unix:PATH"
-        )
-    if error.errno in (errno.EPERM, errno.EACCES):
-        return (
-            "not permitted to be the audit daemon: needs CAP_AUDIT_CONTROL in the initial user and pid namespaces "
-            "(run as root outside a container), or observe: --source multicast"
-        )
-    return f"the kernel refuses the audit request: {error.strerror}"

@@ -24,7 +24,7 @@ MSG_DONTWAIT: Final = 0x40
 MSG_WAITFORONE: Final = 0x10000
 MSG_TRUNC: Final = 0x20
 _MMSGHDR = struct.Struct("@PIPNPNiI")
-"""struct mmsghdr on 64-bit Linux: name, namelen, iov, iovlen, control, controllen, flags, len (64 bytes with padding)."""
+"""struct mmsghdr on 64-bit Linux: name, namelen, iov, iovlen, control, controllen, flags, len; 64 bytes when padded."""
 _MMSG_BYTES: Final = 64
 _FLAGS_AT: Final = 48
 _LEN_AT: Final = 56
