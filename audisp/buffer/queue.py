@@ -31,7 +31,9 @@ merge holds the interpreter for well under a millisecond."""
 
 @attrs.define
 class Gap:
-    """Records lost in one place. first and last are the serials at its ends, None if no lost record had one."""
+    """Records lost in one place. first and last are the serials at its ends, None if no lost record had one.
+
+    reason is the first loss's; what is lost in the same place for another one is counted with it."""
 
     reason: str
     count: int = 0
@@ -39,15 +41,30 @@ class Gap:
     last: int | None = None
 
     def add(self, block: Block) -> None:
-        """Book all records of the block as lost. A marker that is lost again keeps its place, not its serial."""
-        if block.own == block.records:
-            return
-        self.count += block.records - block.own
-        first, last = block.first_serial(), block.last_serial()
+        """Enter all records of the block as lost, behind what is lost already. A marker that is lost brings the loss
+        that it would have told of, so that no loss goes untold."""
+        if isinstance(block, Marker):
+            self._extend(block.gap.count, block.gap.first, block.gap.last)
+        else:
+            self._extend(block.records, block.first_serial(), block.last_serial())
+
+    def _extend(self, count: int, first: int | None, last: int | None) -> None:
+        self.count += count
         if self.first is None:
             self.first = first
         if last is not None:
             self.last = last
+
+
+class Marker(Block):
+    """The host's own record about a gap, for the plugin that lost: one record, never merged with others, so that what
+    is told and what is delivered can always be kept apart."""
+
+    __slots__ = ("gap",)
+
+    def __init__(self, record: Block, gap: Gap) -> None:
+        super().__init__(record.data, 1, record.source, record.arrived, own=1)
+        self.gap = gap
 
 
 @attrs.define(eq=False)
@@ -75,10 +92,9 @@ class BlockQueue:
         An empty queue takes at least one record, however large, or a bound below one record would never let any pass.
         """
         size = len(block.data) + BLOCK_OVERHEAD
-        fits = self.bytes + size <= self.max_bytes and (
+        if self.bytes + size <= self.max_bytes and (
             self.max_records is None or self.records + block.records <= self.max_records
-        )
-        if fits:
+        ):
             self._append(block, size)
             return None
         head, rest = self._cut(block)
@@ -105,60 +121,81 @@ class BlockQueue:
         if self.bytes > self.peak_bytes:
             self.peak_bytes = self.bytes
 
+    def _count(self, block: Block, sign: int) -> None:
+        self.bytes += sign * (len(block.data) + BLOCK_OVERHEAD)
+        self.records += sign * (block.records - block.own)
+        if self.bytes > self.peak_bytes:
+            self.peak_bytes = self.bytes
+
     def force(self, block: Block) -> None:
-        """Append whatever the bounds say: for the host's own markers."""
+        """Append whatever the bounds say: for what is taken back from elsewhere, and the host's own markers."""
         self._append(block, len(block.data) + BLOCK_OVERHEAD)
+
+    def slip_in(self, marker: Marker) -> None:
+        """Put a marker before the newest block. The bounds do not hold it back, and it counts: it comes with a block
+        that found room, so a full queue exceeds its bound by one marker at most."""
+        newest = self._blocks.pop()
+        self._blocks.append(marker)
+        self._blocks.append(newest)
+        self._count(marker, 1)
 
     def push_front(self, block: Block) -> None:
         """Put back what was taken and not delivered, whatever the bounds say."""
         self._blocks.appendleft(block)
-        self.bytes += len(block.data) + BLOCK_OVERHEAD
-        self.records += block.records - block.own
-        if self.bytes > self.peak_bytes:
-            self.peak_bytes = self.bytes
+        self._count(block, 1)
 
     def pop(self, merge_bytes: int = MERGE_BYTES) -> Block | None:
         """Take the oldest blocks, merged up to merge_bytes (always at least one block). None if empty.
 
-        Blocks of different sources are never merged, so that a plugin can tell them apart, nor are blocks from the
-        spool and others: their delivery is booked in different places.
+        Blocks from the spool and others are never merged, nor are markers: their delivery is booked in different
+        places.
         """
         blocks = self._blocks
         if not blocks:
             return None
         first = blocks.popleft()
-        self.bytes -= len(first.data) + BLOCK_OVERHEAD
-        self.records -= first.records - first.own
-        if not blocks or len(first.data) + len(blocks[0].data) > merge_bytes:
+        self._count(first, -1)
+        size = len(first.data)
+        if not blocks or first.own or size + len(blocks[0].data) > merge_bytes:
             return first
-        taken, size = [first], len(first.data)
-        while blocks:
-            block = blocks[0]
-            if (
-                size + len(block.data) > merge_bytes
-                or block.spooled != first.spooled
-                or (block.source != first.source and block.source != OWN_SOURCE)
-            ):
+        taken = [first]
+        while blocks and size + len(blocks[0].data) <= merge_bytes and not blocks[0].own:
+            if blocks[0].spooled != first.spooled:
                 break
-            blocks.popleft()
-            self.bytes -= len(block.data) + BLOCK_OVERHEAD
-            self.records -= block.records - block.own
+            block = blocks.popleft()
+            self._count(block, -1)
             size += len(block.data)
             taken.append(block)
         return join(taken)
 
+    def fits(self, block: Block) -> bool:
+        """Whether `push` would take all of it and stay within the bounds."""
+        return self.bytes + len(block.data) + BLOCK_OVERHEAD <= self.max_bytes and (
+            self.max_records is None or self.records + block.records <= self.max_records
+        )
+
     def make_room(self, block: Block) -> list[Block]:
         """Take out the oldest blocks until `block` fits or nothing is left; return them, oldest first."""
         out = []
-        while self._blocks and (
-            self.bytes + len(block.data) + BLOCK_OVERHEAD > self.max_bytes
-            or (self.max_records is not None and self.records + block.records > self.max_records)
-        ):
+        while self._blocks and not self.fits(block):
             oldest = self._blocks.popleft()
-            self.bytes -= len(oldest.data) + BLOCK_OVERHEAD
-            self.records -= oldest.records - oldest.own
+            self._count(oldest, -1)
             out.append(oldest)
         return out
+
+    def newest_part(self, block: Block) -> tuple[Block | None, Block]:
+        """Cut a block that an empty queue cannot hold: (what has to go, the newest records that fit, at least one)."""
+        data = block.data
+        room = max(self.max_bytes - BLOCK_OVERHEAD, 0)
+        cut = max(data.find(b"\n", max(len(data) - room - 1, 0)) + 1, 0) if len(data) > room else 0
+        if cut >= len(data):
+            cut = data.rfind(b"\n", 0, -1) + 1
+        records = block.records - data.count(b"\n", 0, cut)
+        if self.max_records is not None:
+            for _ in range(records - self.max_records):
+                cut = data.index(b"\n", cut) + 1
+        head, rest = block.split(cut)
+        return (head, rest) if rest is not None else (None, block)
 
     def clear(self) -> list[Block]:
         """Take everything out."""

@@ -12,11 +12,9 @@ from typing import Final
 from audisp import __version__
 from audisp.dispatch.daemonize import EXIT_USAGE
 from audisp.dispatch.main import run
-from audisp.dispatch.observe import conf_folder
 from audisp.dispatch.plan import CONF_DIR, Options
 from audisp.errors import ConfigError
 from audisp.sources.contract import parse_source
-
 
 PR_SET_NAME: Final = 15
 """prctl(2); linux/prctl.h."""
@@ -84,8 +82,6 @@ def main(argv: list[str] | None = None) -> int:
         print(f"audispd: --source: {error}", file=sys.stderr)
         return EXIT_USAGE
     plugin_dir = given.plugin_dir.absolute() if given.plugin_dir else None
-    if given.observe and plugin_dir is None:
-        plugin_dir = conf_folder() / "observe"
     options = Options(
         conf_dir=None if given.observe else given.conf_dir.absolute(),
         foreground=given.foreground,

@@ -14,6 +14,7 @@ from typing import Final
 
 import attrs
 import trio
+import trio.lowlevel
 
 from audisp.buffer.queue import MERGE_BYTES
 from audisp.config.plugins import PluginConf
@@ -159,7 +160,7 @@ class ChildRunner:
                 nursery.start_soon(self._capture, stderr)
                 ended = await launched.wait()
                 with trio.move_on_after(DRAIN_POLL):
-                    await trio.sleep(0)  # what it wrote last is in the pipe already
+                    await trio.lowlevel.checkpoint()  # what it wrote last is in the pipe already
                     await trio.sleep(DRAIN_POLL)
                 nursery.cancel_scope.cancel()
         finally:

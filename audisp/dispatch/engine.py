@@ -88,7 +88,10 @@ class Engine:
     # ---- the tree ----
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Until a `stop` command, or until every source has ended. Raises PluginError if a required plugin cannot run."""
+        """Until a `stop` command, or until every source has ended.
+
+        Raises PluginError if a required plugin cannot be opened.
+        """
         async with trio.open_nursery() as health:
             if self.plan.own.control:
                 await health.start(serve_control, self.plan.own.runtime_dir, self.answer)
@@ -100,7 +103,6 @@ class Engine:
                     for source in self.sources:
                         await sources.start(self._serve, source)
                     task_status.started()
-                    sources.start_soon(self._end_with_sources)
                     who = await self._obey(plugins)
                     # A reader thread must not go on waiting for a plugin that will take nothing more.
                     deadline = trio.current_time() + self.plan.own.drain_timeout
@@ -143,12 +145,9 @@ class Engine:
                     break
             await trio.sleep(SOURCE_RETRY)
         source.books.detail["ended"] = "yes"
-
-    async def _end_with_sources(self) -> None:
-        """Ask for the end when no source is left that could bring anything."""
-        while not all(source.books.detail.get("ended") for source in self.sources) or not self.sources:
-            await trio.sleep(0.02)
-        self.ask("stop")
+        if all(each.books.detail.get("ended") for each in self.sources):
+            # No source is left that could bring anything.
+            self.ask("stop")
 
     # ---- commands ----
 

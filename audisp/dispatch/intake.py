@@ -182,6 +182,12 @@ class Intake:
         if lost is not None:
             self._lose(block, lost)
 
+    def lose_stored(self, count: int, reason: str) -> None:
+        """Records that were on disk turn out not to be there. Lock held."""
+        self.disk -= count
+        self.dropped += count
+        self.losses[reason] = self.losses.get(reason, 0) + count
+
     def on_room(self, call: Callable[[], None]) -> None:
         """Call once, from whichever thread makes room, when `offer` is worth trying again.
 

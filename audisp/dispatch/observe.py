@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
+from audisp.dispatch.plan import conf_folder
 from audisp.dispatch.runner import Say
 from audisp.errors import SourceError
 from audisp.sources.contract import Kind, Route, Source, SourceBooks
@@ -27,14 +28,6 @@ REPORT_SECONDS: Final = 5.0
 """Between two lines of rates: often enough to see life, seldom enough to read the records."""
 CAPTURE_PACE: Final = 25.0
 """Records per second of the bundled capture: lively, and still readable."""
-HERE: Final = Path(__file__).resolve().parent.parent
-"""The package's folder. In a checkout conf/ lies beside it, in a wheel inside it."""
-
-
-def conf_folder() -> Path:
-    """The shipped configuration."""
-    checkout = HERE.parent
-    return checkout / "conf" if (checkout / "pyproject.toml").is_file() else HERE / "shipped"
 
 
 def find_sources(say: Say, rcvbuf: int, runtime_dir: str) -> list[Source]:

@@ -24,6 +24,9 @@ OBSERVE_QUEUE_DEPTH: Final = 2_000
 LOG: Final = "log"
 """Name of the plugin that writes auditd's own log."""
 
+PACKAGE: Final = Path(__file__).resolve().parent.parent
+"""The package's folder. In a checkout conf/ lies beside it, in a wheel inside it."""
+
 Enable = Literal["enable", "disable", "nochange"]
 
 
@@ -71,6 +74,12 @@ class Plan:
         return self.auditd.q_depth * RECORD_SLOT
 
 
+def conf_folder() -> Path:
+    """The shipped configuration: conf/ of a checkout, the same files inside an installed package."""
+    checkout = PACKAGE.parent
+    return checkout / "conf" if (checkout / "pyproject.toml").is_file() else PACKAGE / "shipped"
+
+
 def load(options: Options) -> Plan:
     """Read everything. Raises ConfigErrors for what the dispatcher cannot start with; bad plugin files are in
     `errors`, and cost their own plugin alone, as with auditd."""
@@ -81,27 +90,11 @@ def load(options: Options) -> Plan:
         notices += said
         own, said = audispd.load(options.conf_dir / audispd.NAME, allow_links=options.allow_links)
         notices += said
-    # An observer owns nothing; which live source it reads is found out when it starts (dispatch/observe.py).
-    wanted = options.sources or (("multicast",) if options.observe else own.source)
-    specs = tuple(parse_source(text) for text in wanted)
-    if any(spec.type == "internal" for spec in specs):
-        raise ConfigErrors([ConfigError("internal is the dispatcher's own, and always there", key="source")])
-    if options.observe and any(spec.type == "netlink" for spec in specs):
-        raise ConfigErrors([ConfigError("netlink takes the stream; an observer reads multicast", key="source")])
-    if not conf.local_events:
-        if options.sources:
-            raise ConfigErrors(
-                [ConfigError("no, so the kernel's records may not be read: take --source away", key="local_events")]
-            )
-        specs = tuple(spec for spec in specs if spec.type not in ("netlink", "multicast"))
-    names = [str(spec) for spec in specs]
-    doubled = sorted({name for name in names if names.count(name) > 1})
-    if doubled:
-        raise ConfigErrors([ConfigError(f"{', '.join(doubled)} is given twice", key="source")])
-    if {"netlink", "multicast"} <= set(names):
-        raise ConfigErrors([ConfigError("netlink and multicast carry the same records: choose one", key="source")])
-    folder = options.plugin_dir or conf.plugin_dir
-    found, errors = plugins.scan(folder)
+    specs = _sources(options, own, conf.local_events)
+    # What comes with the code is as trustworthy as the code, whoever owns the checkout.
+    shipped = options.observe and options.plugin_dir is None
+    folder = conf_folder() / "observe" if shipped else options.plugin_dir or conf.plugin_dir
+    found, errors = plugins.scan(folder, shipped=shipped)
     for each in found:
         notices += each.notices
     fresh = audispd.AudispdConf()
@@ -120,6 +113,39 @@ def load(options: Options) -> Plan:
         notices=tuple(notices),
         errors=tuple(errors),
     )
+
+
+def _sources(options: Options, own: audispd.AudispdConf, local_events: bool) -> tuple[SourceSpec, ...]:
+    """The sources to read. Raises ConfigErrors."""
+
+    def wrong(message: str, key: str = "source") -> ConfigErrors:
+        path = None if options.sources or options.conf_dir is None else options.conf_dir / audispd.NAME
+        return ConfigErrors([ConfigError(message, path=path, key=key)])
+
+    # An observer owns nothing; which live source it reads is found out when it starts (dispatch/observe.py).
+    wanted = options.sources or (("multicast",) if options.observe else own.source)
+    try:
+        specs = tuple(parse_source(text) for text in wanted)
+    except ConfigError as error:
+        raise wrong(error.message) from error
+    if any(spec.type == "internal" for spec in specs):
+        raise wrong("internal is the dispatcher's own, and always there")
+    if options.observe and any(spec.type == "netlink" for spec in specs):
+        raise wrong("netlink takes the stream; an observer reads multicast")
+    if not local_events:
+        kept = tuple(spec for spec in specs if spec.type not in ("netlink", "multicast"))
+        if options.sources and kept != specs:
+            raise wrong("auditd.conf says local_events = no, so the kernel's records may not be read")
+        if not kept:
+            raise wrong("auditd.conf says local_events = no, and there is no other source: nothing to read")
+        specs = kept
+    names = [str(spec) for spec in specs]
+    doubled = sorted({name for name in names if names.count(name) > 1})
+    if doubled:
+        raise wrong(f"{', '.join(doubled)} is given twice")
+    if {"netlink", "multicast"} <= set(names):
+        raise wrong("netlink and multicast carry the same records: choose one")
+    return specs
 
 
 def node_name(conf: auditd.AuditdConf) -> bytes | None:

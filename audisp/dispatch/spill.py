@@ -29,25 +29,92 @@ MEMORY: Final = "memory"
 spool, to which records can only be appended."""
 
 
+class Chain:
+    """Two spools read as one: what waited in memory at the end of the last run, then the spool proper.
+
+    Blocking; one worker thread at a time. Records are appended to the spool alone. The other is dropped once it has
+    been acknowledged to its end.
+    """
+
+    def __init__(self, folder: Path, *, max_bytes: int, min_free: int, memory_bytes: int, identity: bytes) -> None:
+        self.spool = Spool(folder, max_bytes=max_bytes, min_free=min_free, identity=identity)
+        self.memory = Spool(folder / MEMORY, max_bytes=memory_bytes, min_free=0, identity=identity)
+        self._old = False
+
+    def open(self) -> None:
+        """Raises StoreError."""
+        self.spool.open()
+        if (self.spool.path / MEMORY).exists():
+            self.memory.open()
+            self._old = True
+
+    @property
+    def records(self) -> int:
+        """Stored and not acknowledged."""
+        return self.spool.records + (self.memory.records if self._old else 0)
+
+    @property
+    def damage(self) -> tuple[int, str]:
+        """Records that were stored and cannot be read, and all findings in words ("" if there are none)."""
+        lost, words = 0, []
+        for spool in (self.memory, self.spool):
+            found = attrs.asdict(spool.findings)
+            lost += found["lost"]
+            words += [f"{key.replace('_', ' ')} {value}" for key, value in found.items() if value]
+        return lost, ", ".join(words)
+
+    def read(self, max_bytes: int, skip: int) -> list[Block]:
+        """The records behind the `skip` first that are not acknowledged."""
+        if self._old:
+            if skip < self.memory.records:
+                blocks = self.memory.read(max_bytes, skip=skip)
+                if blocks:
+                    return blocks
+            skip -= self.memory.records
+        return self.spool.read(max_bytes, skip=skip)
+
+    def advance(self, records: int) -> None:
+        """Acknowledge."""
+        if self._old:
+            here = min(records, self.memory.records)
+            self.memory.advance(here)
+            records -= here
+            if not self.memory.records:
+                self.memory.close()
+                self._old = False
+        if records:
+            self.spool.advance(records)
+
+    def keep(self, blocks: list[Block], books: dict[str, Any]) -> int:
+        """At the end: store what waits in memory and is older than all in the spool. Returns how many blocks."""
+        if not blocks:
+            return 0
+        if not self._old:
+            self.memory.open()
+            self._old = True
+        taken = self.memory.append(blocks, books)
+        self.memory.sync()
+        return taken
+
+    def close(self) -> None:
+        """Close both."""
+        if self._old:
+            self.memory.close()
+        self.spool.close()
+
+
 async def open_spill(intake: Intake, folder: Path, *, max_bytes: int, min_free: int, say: Say) -> SpillTask:
     """Open a plugin's spool and take over what an earlier run left in it. Raises StoreError."""
-    spool = Spool(folder, max_bytes=max_bytes, min_free=min_free, identity=intake.name.encode())
-    memory = Spool(folder / MEMORY, max_bytes=max(max_bytes, 2 * intake.queue.max_bytes), min_free=0)
-
-    def work() -> list[Block]:
-        spool.open()
-        if not (folder / MEMORY).exists():
-            return []
-        with memory:
-            blocks = []
-            while found := memory.read(READ_BYTES):
-                blocks += found
-            memory.advance(sum(block.records for block in blocks))
-            return blocks
-
-    blocks = await trio.to_thread.run_sync(work)
-    task = SpillTask(intake, spool, memory, say)
-    task.take_over(blocks)
+    chain = Chain(
+        folder,
+        max_bytes=max_bytes,
+        min_free=min_free,
+        memory_bytes=max(max_bytes, 2 * intake.queue.max_bytes),
+        identity=intake.name.encode(),
+    )
+    await trio.to_thread.run_sync(chain.open)
+    task = SpillTask(intake, chain, say)
+    task.take_over()
     return task
 
 
@@ -56,27 +123,28 @@ class SpillTask:
     """One plugin's spill."""
 
     intake: Intake
-    spool: Spool
-    memory: Spool
+    chain: Chain
     say: Say
     _wakeup: Wakeup = attrs.field(init=False, factory=Wakeup)
     _acknowledged: int = 0
     _out: int = 0
     """Records brought back from disk and not acknowledged: the next read begins behind them."""
+    _damaged: int = 0
+    _found: str = ""
     _limiter: trio.CapacityLimiter = attrs.field(init=False, factory=lambda: trio.CapacityLimiter(1))
 
-    def take_over(self, blocks: list[Block]) -> None:
-        """Enter what an earlier run left: blocks that had been in memory, and the spool. Before anything is offered."""
+    def take_over(self) -> None:
+        """Enter what an earlier run left, before anything is offered."""
         with self.intake.lock:
             self.intake.stage_wake = self._wakeup.set
             self.intake.spool_done = self._acknowledge
-            self.intake.disk = self.spool.records
-            self.intake.carried = self.spool.records + sum(block.records for block in blocks)
-            for block in blocks:
-                self.intake.queue.force(block)
+            self.intake.carried = self.intake.disk = self.chain.records
             if self.intake.disk:
                 self.intake.spilling = True
                 self._wakeup.set()
+        self._damaged, self._found = self.chain.damage
+        if self._found:
+            self.say("warning", f"plugin {self.intake.name}: its spool on disk was not in order: {self._found}")
 
     def books(self) -> dict[str, Any]:
         """What is written beside each frame: the plugin's ledger."""
@@ -99,12 +167,20 @@ class SpillTask:
             staged = list(self.intake.staged)
             acknowledged, self._acknowledged = self._acknowledged, 0
             wanted = self.intake.spilling and not self.intake.queue and (self.intake.disk > 0 or bool(staged))
-        if not (staged or acknowledged or wanted) and not self.spool.needs_sync(time.monotonic()):
+        if not (staged or acknowledged or wanted) and not self.chain.spool.needs_sync(time.monotonic()):
             return
         taken, blocks, error = await trio.to_thread.run_sync(
             self._work, staged, acknowledged, wanted, limiter=self._limiter
         )
-        self._account(staged, taken, blocks)
+        self._account(staged, taken, blocks, "spill_full" if error is None else "spill_failed")
+        damaged, found = self.chain.damage
+        if found != self._found:
+            self._found = found
+            self.say("error", f"plugin {self.intake.name}: its spool on disk is damaged: {found}")
+        if damaged > self._damaged:
+            with self.intake.lock:
+                self.intake.lose_stored(damaged - self._damaged, "spill_damaged")
+            self._damaged = damaged
         if error is not None:
             self.say("error", f"plugin {self.intake.name}: spill: {error}", limit=f"spill-{self.intake.name}")
             await trio.sleep(FAILED_PAUSE)
@@ -117,23 +193,23 @@ class SpillTask:
             if acknowledged:
                 # First: it makes room for what is staged.
                 self._out -= acknowledged
-                self.spool.advance(acknowledged)
+                self.chain.advance(acknowledged)
             if staged:
-                taken = self.spool.append(staged, self.books())
+                taken = self.chain.spool.append(staged, self.books())
             if wanted:
-                blocks = self.spool.read(READ_BYTES, skip=self._out)
+                blocks = self.chain.read(READ_BYTES, self._out)
                 self._out += sum(block.records for block in blocks)
-            if self.spool.needs_sync(time.monotonic()):
-                self.spool.sync()
+            if self.chain.spool.needs_sync(time.monotonic()):
+                self.chain.spool.sync()
         except StoreError as error:
             return taken, blocks, error
         return taken, blocks, None
 
-    def _account(self, staged: list[Block], taken: int, blocks: list[Block]) -> None:
+    def _account(self, staged: list[Block], taken: int, blocks: list[Block], reason: str) -> None:
         intake = self.intake
         with intake.lock:
             for position, block in enumerate(staged):
-                intake.unstage(lost=None if position < taken else "spill_full")
+                intake.unstage(lost=None if position < taken else reason)
                 if position < taken:
                     intake.disk += block.records
             for block in blocks:
@@ -174,14 +250,9 @@ class SpillTask:
                     self.intake.queue.force(block)
 
     def _save(self, memory: list[Block], acknowledged: int) -> int:
-        saved = 0
         try:
-            if memory:
-                with self.memory:
-                    saved = self.memory.append(memory, self.books())
-                    self.memory.sync()
-        finally:
             if acknowledged:
-                self.spool.advance(acknowledged)
-            self.spool.close()
-        return saved
+                self.chain.advance(acknowledged)
+            return self.chain.keep(memory, self.books())
+        finally:
+            self.chain.close()

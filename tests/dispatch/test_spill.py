@@ -72,7 +72,7 @@ async def test_what_is_in_hand_is_not_brought_back_again(spool_folder: Path) -> 
     assert not task.intake.spilling
     assert task.intake.books().delivered == end - 1
     await task.turn()
-    assert task.spool.records == 0
+    assert task.chain.spool.records == 0
     await task.close()
 
 
@@ -103,20 +103,20 @@ async def test_an_error_loses_no_acknowledgement(spool_folder: Path) -> None:
         if taken is not None:
             acknowledge(task, taken)
         await task.turn()
-    waiting = task.spool.records
+    waiting = task.chain.spool.records
     assert intake.offer(block(end, 10, size=1000), False) is None
     acknowledge(task, taken)
     # A descriptor that cannot be written to: the kernel refuses what is staged.
-    kept = task.spool._file
-    task.spool._file = os.open(os.devnull, os.O_RDONLY)
+    kept = task.chain.spool._file
+    task.chain.spool._file = os.open(os.devnull, os.O_RDONLY)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("audisp.dispatch.spill.FAILED_PAUSE", 0)
         await task.turn()
-    os.close(task.spool._file)
-    task.spool._file = kept
+    os.close(task.chain.spool._file)
+    task.chain.spool._file = kept
     assert len(said) == 1
     assert "Bad file descriptor" in said[0]
-    assert task.spool.records == waiting - taken.records
-    assert intake.losses == {"spill_full": 10}
+    assert task.chain.spool.records == waiting - taken.records
+    assert intake.losses == {"spill_failed": 10}
     assert intake.books().imbalance == 0
     await task.close()
