@@ -112,6 +112,8 @@ class Engine:
                 await self.roster.stop(deadline)
             health.cancel_scope.cancel()
         self.write_books(clean=True)
+        # As auditd does: a state file of a daemon that has ended says nothing true.
+        (self.plan.own.runtime_dir / statefile.NAME).unlink(missing_ok=True)
 
     async def _force(self, deadline: float) -> None:
         await trio.sleep_until(deadline)
@@ -218,8 +220,13 @@ class Engine:
     # ---- once a second ----
 
     async def _tick(self) -> None:
+        reported = trio.current_time()
         while True:
             await trio.sleep(TICK)
+            interval = self.plan.auditd.report_interval
+            if interval and trio.current_time() - reported >= interval:
+                reported = trio.current_time()
+                self.write_state()
             self.roster.tick()
             self.actions.reap()
             self.own.watch(self.roster.pids())
