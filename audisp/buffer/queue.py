@@ -44,16 +44,17 @@ class Gap:
         """Enter all records of the block as lost, behind what is lost already. A marker that is lost brings the loss
         that it would have told of, so that no loss goes untold."""
         if isinstance(block, Marker):
-            self._extend(block.gap.count, block.gap.first, block.gap.last)
+            self.extend(block.gap)
         else:
-            self._extend(block.records, block.first_serial(), block.last_serial())
+            self.extend(Gap("", block.records, block.first_serial(), block.last_serial()))
 
-    def _extend(self, count: int, first: int | None, last: int | None) -> None:
-        self.count += count
+    def extend(self, later: Gap) -> None:
+        """Enter what another gap holds, behind what is lost already."""
+        self.count += later.count
         if self.first is None:
-            self.first = first
-        if last is not None:
-            self.last = last
+            self.first = later.first
+        if later.last is not None:
+            self.last = later.last
 
 
 class Marker(Block):
@@ -91,15 +92,12 @@ class BlockQueue:
 
         An empty queue takes at least one record, however large, or a bound below one record would never let any pass.
         """
-        size = len(block.data) + BLOCK_OVERHEAD
-        if self.bytes + size <= self.max_bytes and (
-            self.max_records is None or self.records + block.records <= self.max_records
-        ):
-            self._append(block, size)
+        if self.fits(block):
+            self.force(block)
             return None
         head, rest = self._cut(block)
         if head is not None:
-            self._append(head, len(head.data) + BLOCK_OVERHEAD)
+            self.force(head)
         return rest
 
     def _cut(self, block: Block) -> tuple[Block | None, Block | None]:
@@ -114,13 +112,6 @@ class BlockQueue:
             room = min(room, end)
         return block.split(room)
 
-    def _append(self, block: Block, size: int) -> None:
-        self._blocks.append(block)
-        self.bytes += size
-        self.records += block.records - block.own
-        if self.bytes > self.peak_bytes:
-            self.peak_bytes = self.bytes
-
     def _count(self, block: Block, sign: int) -> None:
         self.bytes += sign * (len(block.data) + BLOCK_OVERHEAD)
         self.records += sign * (block.records - block.own)
@@ -128,8 +119,9 @@ class BlockQueue:
             self.peak_bytes = self.bytes
 
     def force(self, block: Block) -> None:
-        """Append whatever the bounds say: for what is taken back from elsewhere, and the host's own markers."""
-        self._append(block, len(block.data) + BLOCK_OVERHEAD)
+        """Append whatever the bounds say: for what is taken back from elsewhere."""
+        self._blocks.append(block)
+        self._count(block, 1)
 
     def slip_in(self, marker: Marker) -> None:
         """Put a marker before the newest block. The bounds do not hold it back, and it counts: it comes with a block
@@ -185,17 +177,18 @@ class BlockQueue:
 
     def newest_part(self, block: Block) -> tuple[Block | None, Block]:
         """Cut a block that an empty queue cannot hold: (what has to go, the newest records that fit, at least one)."""
-        data = block.data
+        data, cut = block.data, 0
         room = max(self.max_bytes - BLOCK_OVERHEAD, 0)
-        cut = max(data.find(b"\n", max(len(data) - room - 1, 0)) + 1, 0) if len(data) > room else 0
-        if cut >= len(data):
-            cut = data.rfind(b"\n", 0, -1) + 1
-        records = block.records - data.count(b"\n", 0, cut)
+        if len(data) > room:
+            cut = data.find(b"\n", max(len(data) - room - 1, 0)) + 1
+            if cut == len(data):
+                cut = data.rfind(b"\n", 0, -1) + 1
         if self.max_records is not None:
-            for _ in range(records - self.max_records):
+            for _ in range(data.count(b"\n", cut) - self.max_records):
                 cut = data.index(b"\n", cut) + 1
-        head, rest = block.split(cut)
-        return (head, rest) if rest is not None else (None, block)
+        head, rest = block.split(cut) if cut else (None, block)
+        assert rest is not None
+        return head, rest
 
     def clear(self) -> list[Block]:
         """Take everything out."""

@@ -22,7 +22,7 @@ from typing import Final, Literal
 
 import attrs
 
-from audisp.buffer.queue import BLOCK_OVERHEAD, BlockQueue, Gap
+from audisp.buffer.queue import BLOCK_OVERHEAD, BlockQueue, Gap, Marker
 from audisp.record import Block
 
 Policy = Literal["drop_newest", "drop_oldest", "spill"]
@@ -77,7 +77,8 @@ class Intake:
     spool_done: Callable[[int], None] = lambda records: None
     """Called, lock held, when records that had been on disk are delivered or quarantined."""
     overflowed: Callable[[], None] = lambda: None
-    """Called, lock held, at the first drop after none: the action behind overflow_action. Must not block."""
+    """Called, lock held, at the first drop after none for want of room: the action behind overflow_action. Must not
+    block."""
 
     lock: threading.Lock = attrs.field(factory=threading.Lock)
     offered: int = 0
@@ -130,15 +131,15 @@ class Intake:
                 return None
             if self.spilling:
                 return self._stage(block, wait)
-            if self.gap is not None:
-                self._place_gap()
             if self.policy == "drop_oldest" and not wait and not self.required:
-                for old in self.queue.make_room(block):
-                    self._lose_front(old)
+                block = self._drop_oldest(block)
             rest = self.queue.push(block)
-            taken = records if rest is None else records - rest.records
+            taken = block.records if rest is None else block.records - rest.records
             self.offered += taken
             if taken:
+                if self.gap is not None:
+                    self.queue.slip_in(self._marker(self.gap))
+                    self.gap = None
                 self.wake()
             if rest is None:
                 return None
@@ -151,6 +152,18 @@ class Intake:
             self._lose(rest, "overflow")
             return None
 
+    def _drop_oldest(self, block: Block) -> Block:
+        """Make room for the block at the cost of what waits longest; returns what of it is to be taken."""
+        for old in self.queue.make_room(block):
+            self._lose_front(old)
+        if self.queue or self.queue.fits(block):
+            return block
+        head, rest = self.queue.newest_part(block)
+        if head is not None:
+            self.offered += head.records
+            self._lose_front(head)
+        return rest
+
     def _stage(self, block: Block, wait: bool) -> Block | None:
         size = len(block.data) + BLOCK_OVERHEAD
         if self.staged and self.staged_bytes + size > self.queue.max_bytes * STAGE_FRACTION:
@@ -160,10 +173,11 @@ class Intake:
             self._lose(block, "overflow")
             return None
         if self.gap is not None:
-            marker = self._marker()
-            marker.own = 0  # on disk it is a record like any other, so it enters the books like one
+            marker = self.mark(self.name, self.gap)
+            self.gap = None
+            # On disk it is a record like any other, so it enters the books like one.
             self.carried += 1
-            self._stage_now(marker)
+            self._stage_now(Block(marker.data, 1, marker.source, marker.arrived))
         self.offered += block.records
         self._stage_now(block)
         return None
@@ -185,8 +199,7 @@ class Intake:
     def lose_stored(self, count: int, reason: str) -> None:
         """Records that were on disk turn out not to be there. Lock held."""
         self.disk -= count
-        self.dropped += count
-        self.losses[reason] = self.losses.get(reason, 0) + count
+        self._book_loss(count, reason)
 
     def on_room(self, call: Callable[[], None]) -> None:
         """Call once, from whichever thread makes room, when `offer` is worth trying again.
@@ -225,47 +238,43 @@ class Intake:
             self._lose(block, reason)
 
     def _lose(self, block: Block, reason: str) -> None:
-        count = block.records - block.own
-        self.dropped += count
-        self.losses[reason] = self.losses.get(reason, 0) + count
+        self._book_loss(block.records - block.own, reason)
         if self.gap is None:
             self.gap = Gap(reason)
-            self.overflowed()
+            if reason == "overflow":
+                self.overflowed()
         self.gap.add(block)
 
     def _lose_front(self, block: Block) -> None:
-        count = block.records - block.own
-        self.dropped += count
-        self.losses["overflow"] = self.losses.get("overflow", 0) + count
+        self._book_loss(block.records - block.own, "overflow")
         if self.front_gap is None:
             self.front_gap = Gap("overflow")
             self.overflowed()
         self.front_gap.add(block)
 
-    def _marker(self) -> Block:
-        assert self.gap is not None
-        block = self.mark(self.name, self.gap)
-        self.gap = None
-        return block
+    def _book_loss(self, count: int, reason: str) -> None:
+        if count:
+            self.dropped += count
+            self.losses[reason] = self.losses.get(reason, 0) + count
 
-    def _place_gap(self) -> None:
-        self.queue.force(self._marker())
+    def _marker(self, gap: Gap) -> Marker:
+        return Marker(self.mark(self.name, gap), gap)
 
     # ---- the runner's side ----
 
     def take(self, merge_bytes: int) -> Block | None:
         """The next block to deliver, or None. The runner holds it until `acknowledge` or `give_back`. Lock held."""
         if self.front_gap is not None:
-            block: Block | None = self.mark(self.name, self.front_gap)
-            self.front_gap = None
-            return block
+            front, self.front_gap = self.front_gap, None
+            return self._marker(front)
         block = self.queue.pop(merge_bytes)
         if block is None:
             if self.gap is None or self.spilling:
                 if self.spilling:
                     self.stage_wake()
                 return None
-            block = self._marker()
+            block = self._marker(self.gap)
+            self.gap = None
         self.held += block.records - block.own
         if self._room:
             self.check_room()
@@ -289,6 +298,10 @@ class Intake:
         count = block.records - block.own
         self.held -= count
         self.redelivered += count
+        if self.front_gap is not None:
+            # What was dropped meanwhile came after this block.
+            self.queue.push_front(self._marker(self.front_gap))
+            self.front_gap = None
         self.queue.push_front(block)
 
     def quarantine(self, block: Block) -> None:
@@ -307,9 +320,7 @@ class Intake:
         """Drop whatever is offered from now on, for this reason."""
         with self.lock:
             self.refusing = reason
-            calls, self._room = self._room, []
-            for call in calls:
-                call()
+            self.check_room()
 
     def resume(self) -> None:
         """Undo `suspend`."""
@@ -319,18 +330,29 @@ class Intake:
                 self.wake()
 
     def abandon(self, reason: str) -> int:
-        """Book all that waits in memory as lost (at the end of a drain, or when a plugin is removed)."""
+        """Book all that waits in memory as lost, and refuse what comes (at the end of a drain, when a plugin is removed
+        or given up). Whoever waits for room is let go. Returns how many records."""
         with self.lock:
-            lost = 0
-            for block in self.queue.clear():
-                self._lose(block, reason)
-                lost += block.records - block.own
-            while self.staged:
-                lost += self.staged[0].records
-                self.unstage(lost=reason)
+            before = self.dropped
             if self.refusing is None:
-                self.refusing = "closed"
-            return lost
+                self.refusing = reason
+            gap, behind = self.front_gap or Gap(reason), self.gap
+            self.front_gap = self.gap = None
+            for block in self.queue.clear():
+                self._book_loss(block.records - block.own, reason)
+                gap.add(block)
+                if block.spooled:
+                    self.spool_done(block.records)
+            while self.staged:
+                gap.add(self.staged[0])
+                self._book_loss(self.staged[0].records, reason)
+                self.unstage(lost=None)
+            if behind is not None:
+                gap.extend(behind)
+            if gap.count:
+                self.gap = gap
+            self.check_room()
+            return self.dropped - before
 
     # ---- the books ----
 
