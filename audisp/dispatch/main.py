@@ -1,5 +1,5 @@
 """From options to a running dispatcher and an exit code. What must come before threads comes here, in order:
-configuration, background, pid file and folders, priorities, sources that own something, capabilities; then trio.run."""
+configuration, background, pid file and folders, sources that own something, priority, capabilities; then trio.run."""
 
 from __future__ import annotations
 
@@ -76,7 +76,8 @@ def run(options: Options) -> int:
     try:
         plan = load(options)
         for error in plan.errors:
-            say("error", f"{error}; this plugin is left out")
+            whole = error.path == (options.plugin_dir or plan.auditd.plugin_dir)
+            say("error", str(error) if whole else f"{error}; this plugin is left out")
         for notice in plan.notices:
             say("notice", notice)
         daemonize.settle()
@@ -85,18 +86,21 @@ def run(options: Options) -> int:
         with contextlib.ExitStack() as held:
             plan = held.enter_context(_folders(plan))
             _hold_pid(plan, options, held)
+            previous = _previous(plan, say)
+            # Before the priority: who may not have the stream is told so, and not that he cannot have the priority.
+            sources = _open_sources(plan, previous, say)
+            held.callback(_close, sources)
             if not options.observe:
                 daemonize.boost_priority(plan.auditd.priority_boost)
                 problem = daemonize.avoid_oom_killer()
                 if problem:
                     say("notice", problem)
-            previous = _previous(plan, say)
-            sources = _open_sources(plan, previous, say)
             for line in privileges.keep(_needed(plan)):
                 say("info", line)
             engine = trio.run(_main, plan, sources, voice, say, readiness, previous)
             if options.observe or options.foreground:
-                print(ledger_table(engine.snapshot()), flush=True)
+                # -f prints records on stdout, for programs; the ledger is for the person who stopped it.
+                print(ledger_table(engine.snapshot()), file=sys.stderr if options.foreground else sys.stdout)
         return 0 if engine.problem is None else daemonize.EXIT_START
     except ConfigErrors as errors:
         for each in errors.errors:
@@ -197,11 +201,16 @@ def _open_sources(plan: Plan, previous: ledger.Previous, say: Speech) -> list[So
         for spec in plan.sources:
             sources.append(make_source(spec, plan, previous, say))
     except BaseException:
-        for source in sources:
-            if isinstance(source, NetlinkSource):
-                source.release()
+        _close(sources)
         raise
     return sources
+
+
+def _close(sources: list[Source]) -> None:
+    """Whatever went wrong, the stream is given back; after an orderly end there is nothing left to do."""
+    for source in sources:
+        if isinstance(source, NetlinkSource):
+            source.close()
 
 
 def make_source(spec: SourceSpec, plan: Plan, previous: ledger.Previous, say: Speech) -> Source:

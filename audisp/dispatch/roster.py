@@ -14,12 +14,13 @@ import attrs
 import trio
 
 from audisp.buffer.queue import BlockQueue
+from audisp.config.grammar import Setting
 from audisp.config.plugins import PluginConf, settings_of
 from audisp.dispatch.child import ChildRunner
 from audisp.dispatch.host import PluginHost, load_type
 from audisp.dispatch.intake import Intake, Policy
 from audisp.dispatch.internal import Internal
-from audisp.dispatch.plan import LOG, Plan
+from audisp.dispatch.plan import LOG, SHOW, Plan
 from audisp.dispatch.restart import Restarts
 from audisp.dispatch.router import Router
 from audisp.dispatch.runner import InProcessRunner, Runner, Say
@@ -29,6 +30,8 @@ from audisp.plugin import PluginType
 
 RELOAD_SECONDS: Final = 5.0
 """What a plugin that is restarted or removed by a reload may take to read what it has been sent."""
+STDOUT: Final = "stdout"
+"""The plugin that -f implies."""
 SPILL_FACTOR: Final = 10
 """A spill may hold this many times the queue's bytes unless `spill_bytes` says otherwise."""
 
@@ -69,6 +72,13 @@ class Roster:
         if plan.writes_log and not any(conf.name == LOG for conf in confs):
             folder = plan.options.conf_dir or Path("/")
             confs.insert(0, PluginConf(name=LOG, path=folder / "auditd.conf", active=True, plugin=LOG))
+        if plan.options.foreground and not any(conf.name == STDOUT for conf in confs):
+            # auditd -f prints the records.
+            raw = Setting("form", ("raw",), 0, "raw")
+            confs.append(PluginConf(name=STDOUT, path=Path("-f"), active=True, plugin=STDOUT, settings=(raw,)))
+        if plan.shows_records and not any(conf.name == SHOW for conf in confs):
+            folder = plan.options.conf_dir or Path("/")
+            confs.insert(0, PluginConf(name=SHOW, path=folder / "auditd.conf", active=True, plugin=SHOW))
         return confs
 
     def _key(self, conf: PluginConf) -> object:

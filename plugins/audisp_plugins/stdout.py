@@ -40,6 +40,8 @@ _LINE: Final = re.compile(
     rb"(?:node=([^ \n]+) )?type=([^ \n]+) msg=audit\((\d{1,20})\.(\d{1,3}):(\d{1,20})\):? ?([^\n]*)"
 )
 _EOE: Final = re.compile(rb"(?:node=[^ \n]+ )?type=EOE ")
+CAPTURE: Final = "capture"
+"""Source of records that are played, not live (`audispd --observe`); their lines begin with this word."""
 _DIM, _BOLD, _PLAIN = "\x1b[2m", "\x1b[1m", "\x1b[0m"
 
 
@@ -51,6 +53,8 @@ class StdoutConfig:
     """Lines a second, 0 for no limit. Unset: RATE_ON_TERMINAL on a terminal, else no limit."""
     colour: Literal["auto", "yes", "no"] = "auto"
     """auto: on a terminal, unless NO_COLOR is set."""
+    form: Literal["readable", "raw"] = "readable"
+    """raw: the records as they are, as `auditd -f` prints them; on a terminal still escaped and limited in rate."""
 
     def __attrs_post_init__(self) -> None:
         if self.rate is not None and self.rate < 0:
@@ -65,8 +69,11 @@ class LineForm:
         self._second = -1
         self._clock = ""
 
-    def line(self, record: bytes, width: int | None) -> str | None:
-        """One record (LF or not) as text without LF, at most `width` columns; None for EOE."""
+    def line(self, record: bytes, width: int | None, mark: str = "") -> str | None:
+        """One record (LF or not) as text without LF, at most `width` columns; None for EOE. mark: a word in front."""
+        if mark:
+            rest = self.line(record, None if width is None else max(width - len(mark) - 1, 1))
+            return None if rest is None else f"{mark} {rest}"
         found = _LINE.match(record)
         if found is None:
             return terminal_safe(record.rstrip(b"\n"), width)
@@ -95,6 +102,18 @@ class LineForm:
         return self._clock
 
 
+class RawForm:
+    """Records as auditd prints them. escape: for a terminal; else not a byte is changed."""
+
+    def __init__(self, escape: bool) -> None:
+        self._escape = escape
+
+    def line(self, record: bytes, _width: int | None, _mark: str = "") -> str | None:
+        """One record as text without LF; bytes that are not UTF-8 survive as surrogates."""
+        text = record.rstrip(b"\n")
+        return terminal_safe(text) if self._escape else text.decode("utf-8", "surrogateescape")
+
+
 class Screen:
     """Writes lines to a descriptor, at most `rate` a second; says how many more there were.
 
@@ -106,7 +125,7 @@ class Screen:
         self,
         host: Host,
         fd: int,
-        form: LineForm,
+        form: LineForm | RawForm,
         rate: int,
         width: Callable[[], int | None],
         clock: Callable[[], float] = time.monotonic,
@@ -127,10 +146,11 @@ class Screen:
                 return
             width = self._width()
             out: list[str] = []
+            mark = CAPTURE if block.source == CAPTURE else ""
             for record in block.lines():
                 if self._rate and not self._room(out, record):
                     continue
-                line = self._form.line(record, width)
+                line = self._form.line(record, width, mark)
                 if line is not None:
                     out.append(line)
                     self._shown += 1
@@ -182,7 +202,7 @@ class Screen:
     def _write(self, lines: list[str]) -> None:
         if not lines or self.gone:
             return
-        data = memoryview(("\n".join(lines) + "\n").encode("utf-8", "backslashreplace"))
+        data = memoryview(("\n".join(lines) + "\n").encode("utf-8", "surrogateescape"))
         while data:
             try:
                 data = data[os.write(self._fd, data[:WRITE_BYTES]) :]
@@ -218,7 +238,8 @@ async def open_stdout(config: StdoutConfig, host: Host) -> AsyncIterator[Deliver
     terminal = os.isatty(fd)
     colour = config.colour == "yes" or (config.colour == "auto" and terminal and not os.environ.get("NO_COLOR"))
     rate = (RATE_ON_TERMINAL if terminal else 0) if config.rate is None else config.rate
-    screen = Screen(host, fd, LineForm(colour), rate, terminal_width(fd))
+    form = RawForm(terminal) if config.form == "raw" else LineForm(colour)
+    screen = Screen(host, fd, form, rate, terminal_width(fd))
 
     def deliver(block: Block) -> None:
         screen.show(block)

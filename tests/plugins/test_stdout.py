@@ -17,7 +17,7 @@ import pytest
 import trio
 
 from audisp.plugin import ConfigError
-from audisp_plugins.stdout import LineForm, Screen, StdoutConfig, audisp_plugins, open_stdout, terminal_width
+from audisp_plugins.stdout import LineForm, RawForm, Screen, StdoutConfig, audisp_plugins, open_stdout, terminal_width
 from tests.needs import ROOT
 from tests.plugins.booking import BookingHost, block_of, record
 
@@ -177,3 +177,25 @@ def test_declared() -> None:
 def test_negative_rate_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"^rate: -1 is below 0"):
         StdoutConfig(rate=-1)
+
+
+def test_what_is_played_is_marked() -> None:
+    form = LineForm(False)
+    assert form.line(record(42), None, "capture") == "capture 00:13:20.123 SYSCALL            42  arch=c000003e"
+    line = form.line(record(42, b"x" * 100), 60, "capture")
+    assert line is not None
+    assert len(line) == 60
+    assert form.line(record(1, b"", b"EOE"), None, "capture") is None
+
+
+def test_the_raw_form_is_the_record_itself() -> None:
+    line = record(42, b"name=\xff\x1b[2J")
+    read, write = os.pipe()
+    try:
+        Screen(BookingHost("stdout", "/nowhere", False), write, RawForm(False), 0, lambda: None).show(block_of(line))
+        assert os.read(read, 65_536) == line
+        Screen(BookingHost("stdout", "/nowhere", False), write, RawForm(True), 0, lambda: None).show(block_of(line))
+        assert b"\\xff\\x1b[2J" in os.read(read, 65_536)
+    finally:
+        os.close(read)
+        os.close(write)
