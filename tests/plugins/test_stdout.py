@@ -192,9 +192,9 @@ def test_the_raw_form_is_the_record_itself() -> None:
     line = record(42, b"name=\xff\x1b[2J")
     read, write = os.pipe()
     try:
-        Screen(BookingHost("stdout", "/nowhere", False), write, RawForm(False), 0, lambda: None).show(block_of(line))
+        Screen(BookingHost("stdout", "/nowhere", False), write, RawForm(False), 0, lambda: None).show(block_of([line]))
         assert os.read(read, 65_536) == line
-        Screen(BookingHost("stdout", "/nowhere", False), write, RawForm(True), 0, lambda: None).show(block_of(line))
+        Screen(BookingHost("stdout", "/nowhere", False), write, RawForm(True), 0, lambda: None).show(block_of([line]))
         assert b"\\xff\\x1b[2J" in os.read(read, 65_536)
     finally:
         os.close(read)
