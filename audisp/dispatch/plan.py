@@ -23,6 +23,8 @@ OBSERVE_QUEUE_DEPTH: Final = 2_000
 """q_depth of --observe, which reads no auditd.conf: auditd's default."""
 LOG: Final = "log"
 """Name of the plugin that writes auditd's own log."""
+SHOW: Final = "stdout"
+"""Name of the plugin that prints records in its place."""
 
 PACKAGE: Final = Path(__file__).resolve().parent.parent
 """The package's folder. In a checkout conf/ lies beside it, in a wheel inside it."""
@@ -67,6 +69,11 @@ class Plan:
     def writes_log(self) -> bool:
         """We write auditd's log file, as auditd does in the background."""
         return self.owner and self.auditd.write_logs and not self.options.foreground and not self.options.observe
+
+    @property
+    def shows_records(self) -> bool:
+        """We print the records in place of the log file, as auditd does in the foreground."""
+        return self.owner and self.auditd.write_logs and self.options.foreground and not self.options.observe
 
     @property
     def queue_bytes(self) -> int:

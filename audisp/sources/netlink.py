@@ -225,6 +225,19 @@ class NetlinkSource:
             except OSError as error:
                 self.say("warning", f"netlink: could not give the audit stream back: {error.strerror}")
 
+    def close(self) -> None:
+        """Give the stream up and close, also if `run` was never reached. May be called again."""
+        if self._socket.fileno() >= 0:
+            self.release()
+            self._close()
+
+    def _close(self) -> None:
+        self._count_drops()
+        self._socket.close()
+        if self._control is not None:
+            self._control.close()
+            self._control = None
+
     # ---- reading ----
 
     async def run(self, route: Route, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -237,11 +250,7 @@ class NetlinkSource:
                 # Not abandoned on cancellation: the thread ends by itself within READ_TIMEOUT, its last block routed.
                 await trio.to_thread.run_sync(self._read, route, limiter=limiter)
         finally:
-            self._count_drops()
-            self._socket.close()
-            if self._control is not None:
-                self._control.close()
-                self._control = None
+            self._close()
 
     async def _stop_when_cancelled(self) -> None:
         try:
