@@ -35,6 +35,11 @@ STAGE_FRACTION: Final = 0.25
 """Share of the bound that may wait to be written to disk; the rest is the memory part of the queue."""
 
 
+NO_ROOM: Final = ("overflow", "spill_full", "spill_failed")
+"""Reasons of loss that overflow_action is for. The others (suspended, failed, removed, shutdown) somebody has decided
+on, or they are no fault of the queue's size."""
+
+
 @attrs.frozen
 class Books:
     """A balanced view of one plugin's ledger at one moment, all in records."""
@@ -97,6 +102,8 @@ class Intake:
     staged_records: int = 0
     staged_bytes: int = 0
     spilling: bool = False
+    stage_problem: str | None = None
+    """Why what is staged is not written ("spill_full", "spill_failed"); the reason of losses for want of room then."""
     refusing: str | None = None
     """Reason for which everything offered is dropped ("suspended", "failed", "closed"); None = open."""
     losses: dict[str, int] = attrs.field(factory=dict)
@@ -170,17 +177,21 @@ class Intake:
             if wait or self.required:
                 return block
             self.offered += block.records
-            self._lose(block, "overflow")
+            self._lose(block, self.stage_problem or "overflow")
             return None
+        self.stage_gap()
+        self.offered += block.records
+        self._stage_now(block)
+        return None
+
+    def stage_gap(self) -> None:
+        """Put the marker of an open gap behind what is staged. Lock held."""
         if self.gap is not None:
             marker = self.mark(self.name, self.gap)
             self.gap = None
             # On disk it is a record like any other, so it enters the books like one.
             self.carried += 1
             self._stage_now(Block(marker.data, 1, marker.source, marker.arrived))
-        self.offered += block.records
-        self._stage_now(block)
-        return None
 
     def _stage_now(self, block: Block) -> None:
         self.staged.append(block)
@@ -188,18 +199,22 @@ class Intake:
         self.staged_bytes += len(block.data) + BLOCK_OVERHEAD
         self.stage_wake()
 
-    def unstage(self, lost: str | None) -> None:
-        """The oldest staged block is safe (lost None: on disk, or back in memory) or gone for the reason. Lock held."""
+    def unstage(self) -> None:
+        """Take off the oldest staged block: it is on disk, or back in memory. Lock held."""
         block = self.staged.popleft()
         self.staged_records -= block.records - block.own
         self.staged_bytes -= len(block.data) + BLOCK_OVERHEAD
-        if lost is not None:
-            self._lose(block, lost)
+
+    def tell(self, gap: Gap) -> None:
+        """Put a marker behind what waits in memory, for a loss that is in the books already or in none. Lock held."""
+        self.queue.force(self._marker(gap))
+        self.wake()
 
     def lose_stored(self, count: int, reason: str) -> None:
         """Records that were on disk turn out not to be there. Lock held."""
         self.disk -= count
         self._book_loss(count, reason)
+        self.tell(Gap(reason, count))
 
     def on_room(self, call: Callable[[], None]) -> None:
         """Call once, from whichever thread makes room, when `offer` is worth trying again.
@@ -241,7 +256,7 @@ class Intake:
         self._book_loss(block.records - block.own, reason)
         if self.gap is None:
             self.gap = Gap(reason)
-            if reason == "overflow":
+            if reason in NO_ROOM:
                 self.overflowed()
         self.gap.add(block)
 
@@ -346,7 +361,7 @@ class Intake:
             while self.staged:
                 gap.add(self.staged[0])
                 self._book_loss(self.staged[0].records, reason)
-                self.unstage(lost=None)
+                self.unstage()
             if behind is not None:
                 gap.extend(behind)
             if gap.count:

@@ -1,18 +1,23 @@
 """The task that moves one plugin's overflow between memory and disk. Order is memory, then disk, and back.
 
 All disk work runs in one worker thread at a time, outside the intake's lock, so that neither the routing thread nor the
-loop ever waits for a disk.
+loop ever waits for a disk. What cannot be written stays staged; when there is no room for more, the intake drops what
+is offered, and says why. Nothing goes to memory again before all that was on disk is acknowledged, so that what waits
+in memory is always older than what is on disk, and a restart keeps the order.
 """
 
 from __future__ import annotations
 
+import contextlib
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
 import attrs
 import trio
 
+from audisp.buffer.queue import Gap
 from audisp.dispatch.intake import Intake
 from audisp.dispatch.runner import Say
 from audisp.dispatch.spool import Spool
@@ -22,6 +27,8 @@ from audisp.record import Block
 
 READ_BYTES: Final = 1024 * 1024
 """Brought back from disk at a time. Read when memory is empty, so it bounds what is in memory twice."""
+IDLE_SECONDS: Final = 1.0
+"""What was written and not synced is looked at this often even when nothing happens."""
 FAILED_PAUSE: Final = 1.0
 """Seconds before the disk is tried again after an error."""
 MEMORY: Final = "memory"
@@ -96,11 +103,35 @@ class Chain:
         self.memory.sync()
         return taken
 
+    def bound(self, max_bytes: int, min_free: int) -> None:
+        """Other bounds from now on; what exceeds them already stays."""
+        self.spool.bound(max_bytes, min_free)
+
     def close(self) -> None:
         """Close both."""
         if self._old:
             self.memory.close()
         self.spool.close()
+
+
+@attrs.define
+class _Done:
+    """What one turn of the worker thread came to."""
+
+    taken: int = 0
+    """Staged blocks that are stored."""
+    blocks: list[Block] = attrs.field(factory=list)
+    """Brought back."""
+    error: StoreError | None = None
+    """The first one met."""
+
+    @contextlib.contextmanager
+    def trying(self) -> Iterator[None]:
+        """Keep the error for a person, and go on."""
+        try:
+            yield
+        except StoreError as error:
+            self.error = self.error or error
 
 
 async def open_spill(intake: Intake, folder: Path, *, max_bytes: int, min_free: int, say: Say) -> SpillTask:
@@ -131,127 +162,166 @@ class SpillTask:
     """Records brought back from disk and not acknowledged: the next read begins behind them."""
     _damaged: int = 0
     _found: str = ""
+    _closing: bool = False
+    _ended: trio.Event | None = None
+    """Set when `run` is over; None if it was never started."""
     _limiter: trio.CapacityLimiter = attrs.field(init=False, factory=lambda: trio.CapacityLimiter(1))
 
     def take_over(self) -> None:
-        """Enter what an earlier run left, before anything is offered."""
-        with self.intake.lock:
-            self.intake.stage_wake = self._wakeup.set
-            self.intake.spool_done = self._acknowledge
-            self.intake.carried = self.intake.disk = self.chain.records
-            if self.intake.disk:
-                self.intake.spilling = True
-                self._wakeup.set()
+        """Enter what an earlier run left."""
         self._damaged, self._found = self.chain.damage
+        intake = self.intake
+        with intake.lock:
+            intake.stage_wake = self._wakeup.set
+            intake.spool_done = self._acknowledge
+            found = self.chain.records
+            intake.carried += found
+            intake.disk += found
+            if intake.disk:
+                intake.spilling = True
+                self._wakeup.set()
+            if self._damaged:
+                intake.tell(Gap("spill_damaged", self._damaged))
         if self._found:
-            self.say("warning", f"plugin {self.intake.name}: its spool on disk was not in order: {self._found}")
+            self.say("warning", f"plugin {intake.name}: its spool on disk was not in order: {self._found}")
 
     def books(self) -> dict[str, Any]:
         """What is written beside each frame: the plugin's ledger."""
         return attrs.asdict(self.intake.books())
+
+    @property
+    def out(self) -> int:
+        """Records in memory that are still on disk, too."""
+        return self._out
 
     def _acknowledge(self, records: int) -> None:
         self._acknowledged += records  # lock held
         self._wakeup.set()
 
     async def run(self) -> None:
-        """Until cancelled."""
-        while True:
-            with trio.move_on_after(1.0):
-                await self._wakeup.wait()
-            await self.turn()
-
-    async def turn(self) -> None:
-        """Write what is staged, bring back what fits, tell the spool what was delivered."""
-        with self.intake.lock:
-            staged = list(self.intake.staged)
-            acknowledged, self._acknowledged = self._acknowledged, 0
-            wanted = self.intake.spilling and not self.intake.queue and (self.intake.disk > 0 or bool(staged))
-        if not (staged or acknowledged or wanted) and not self.chain.spool.needs_sync(time.monotonic()):
-            return
-        taken, blocks, error = await trio.to_thread.run_sync(
-            self._work, staged, acknowledged, wanted, limiter=self._limiter
-        )
-        self._account(staged, taken, blocks, "spill_full" if error is None else "spill_failed")
-        damaged, found = self.chain.damage
-        if found != self._found:
-            self._found = found
-            self.say("error", f"plugin {self.intake.name}: its spool on disk is damaged: {found}")
-        if damaged > self._damaged:
-            with self.intake.lock:
-                self.intake.lose_stored(damaged - self._damaged, "spill_damaged")
-            self._damaged = damaged
-        if error is not None:
-            self.say("error", f"plugin {self.intake.name}: spill: {error}", limit=f"spill-{self.intake.name}")
-            await trio.sleep(FAILED_PAUSE)
-
-    def _work(self, staged: list[Block], acknowledged: int, wanted: bool) -> tuple[int, list[Block], StoreError | None]:
-        """What was done before an error is returned with it, because the books must say it."""
-        taken: int = 0
-        blocks: list[Block] = []
+        """Until `close`."""
+        self._ended = trio.Event()
         try:
-            if acknowledged:
-                # First: it makes room for what is staged.
-                self._out -= acknowledged
-                self.chain.advance(acknowledged)
-            if staged:
-                taken = self.chain.spool.append(staged, self.books())
-            if wanted:
-                blocks = self.chain.read(READ_BYTES, self._out)
-                self._out += sum(block.records for block in blocks)
-            if self.chain.spool.needs_sync(time.monotonic()):
-                self.chain.spool.sync()
-        except StoreError as error:
-            return taken, blocks, error
-        return taken, blocks, None
+            while not self._closing:
+                with trio.move_on_after(IDLE_SECONDS):
+                    await self._wakeup.wait()
+                if not await self.turn() and not self._closing:
+                    await trio.sleep(FAILED_PAUSE)
+        finally:
+            self._ended.set()
 
-    def _account(self, staged: list[Block], taken: int, blocks: list[Block], reason: str) -> None:
+    async def turn(self) -> bool:
+        """Write what is staged, bring back what fits, tell the spool what was delivered. False if the disk failed."""
+        with self.intake.lock:
+            acknowledged, self._acknowledged = self._acknowledged, 0
+            if self._out == acknowledged:
+                self._end_spilling()
+            staged = list(self.intake.staged)
+            wanted = self.intake.spilling and not self.intake.queue and (self.intake.disk > 0 or bool(staged))
+        if not (staged or acknowledged or wanted or self.chain.spool.needs_sync(time.monotonic())):
+            return True
+        done = await trio.to_thread.run_sync(self._work, staged, acknowledged, wanted, limiter=self._limiter)
+        self._account(staged, done)
+        if done.error is not None:
+            self.say("error", f"plugin {self.intake.name}: spill: {done.error}", limit=f"spill-{self.intake.name}")
+        return done.error is None
+
+    def _end_spilling(self) -> None:
+        """Once all that was on disk is delivered, what is staged goes straight to memory, and so does what follows."""
         intake = self.intake
+        if intake.spilling and not intake.disk and not intake.queue:
+            while intake.staged:
+                intake.queue.force(intake.staged[0])
+                intake.unstage()
+            intake.spilling = False
+            intake.wake()
+            intake.check_room()
+
+    def _work(self, staged: list[Block], acknowledged: int, wanted: bool) -> _Done:
+        """One error does not keep the rest from being tried: a full disk can still be read."""
+        done = _Done()
+        if acknowledged:
+            # First: it makes room for what is staged. An error leaves them acknowledged.
+            self._out -= acknowledged
+            with done.trying():
+                self.chain.advance(acknowledged)
+        if staged:
+            with done.trying():
+                done.taken = self.chain.spool.append(staged, self.books())
+        if wanted:
+            with done.trying():
+                done.blocks = self.chain.read(READ_BYTES, self._out)
+                self._out += sum(block.records for block in done.blocks)
+        if self.chain.spool.needs_sync(time.monotonic()):
+            with done.trying():
+                self.chain.spool.sync()
+        return done
+
+    def _account(self, staged: list[Block], done: _Done) -> None:
+        intake = self.intake
+        damaged, found = self.chain.damage
         with intake.lock:
-            for position, block in enumerate(staged):
-                intake.unstage(lost=None if position < taken else reason)
-                if position < taken:
-                    intake.disk += block.records
-            for block in blocks:
+            for block in staged[: done.taken]:
+                intake.unstage()
+                intake.disk += block.records
+            if done.taken < len(staged):
+                intake.stage_problem = "spill_full" if done.error is None else "spill_failed"
+            elif staged:
+                intake.stage_problem = None
+            if damaged > self._damaged:
+                intake.lose_stored(damaged - self._damaged, "spill_damaged")
+                self._damaged = damaged
+            for block in done.blocks:
                 block.spooled = True
                 intake.disk -= block.records
                 intake.queue.force(block)
-            if blocks:
+            if done.blocks:
                 intake.wake()
-            elif intake.spilling and not intake.disk and not intake.queue:
-                # All that was on disk has been taken: what is staged goes straight to memory, and so does what follows.
-                while intake.staged:
-                    intake.queue.force(intake.staged[0])
-                    intake.unstage(lost=None)
-                intake.spilling = False
-                intake.wake()
+            elif not self._out:
+                self._end_spilling()
             intake.check_room()
+        if found != self._found:
+            self._found = found
+            self.say("error", f"plugin {intake.name}: its spool on disk is damaged: {found}")
 
     async def close(self) -> None:
         """After the runner's end: put what waits on disk, and close. What cannot be put there stays in the intake."""
+        intake = self.intake
         with trio.CancelScope(shield=True):
+            self._closing = True
+            self._wakeup.set()
+            if self._ended is not None:
+                await self._ended.wait()
+            with intake.lock:
+                intake.stage_gap()
             await self.turn()
-            with self.intake.lock:
-                waiting = self.intake.queue.clear()
+            with intake.lock:
+                waiting = intake.queue.clear()
                 acknowledged, self._acknowledged = self._acknowledged, 0
-            memory = [block for block in waiting if not block.spooled and block.own < block.records]
+            memory = [block for block in waiting if not block.spooled]
+            error = None
+            saved = 0
             try:
                 saved = await trio.to_thread.run_sync(self._save, memory, acknowledged, limiter=self._limiter)
-            except StoreError as error:
-                self.say("error", f"plugin {self.intake.name}: spill: {error}")
-                saved = 0
-            with self.intake.lock:
+            except StoreError as problem:
+                error = problem
+            with intake.lock:
                 for block in waiting:
                     if block.spooled:
-                        self.intake.disk += block.records  # never acknowledged, so still there
+                        intake.disk += block.records  # never acknowledged, so still there
                 for block in memory[:saved]:
-                    self.intake.disk += block.records - block.own
+                    # A marker is on disk a record like any other.
+                    intake.carried += block.own
+                    intake.disk += block.records
                 for block in memory[saved:]:
-                    self.intake.queue.force(block)
+                    intake.queue.force(block)
+        if error is not None:
+            self.say("error", f"plugin {intake.name}: spill: {error}")
 
     def _save(self, memory: list[Block], acknowledged: int) -> int:
         try:
             if acknowledged:
+                self._out -= acknowledged
                 self.chain.advance(acknowledged)
             return self.chain.keep(memory, self.books())
         finally:

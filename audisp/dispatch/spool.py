@@ -317,6 +317,10 @@ class Spool:
         except OSError as error:
             self._failed = f"{self.path}/{active.name}: a failed write could not be undone: {error.strerror}"
 
+    def bound(self, max_bytes: int, min_free: int) -> None:
+        """Other bounds for what is stored from now on; what exceeds them already stays."""
+        self._max_bytes, self._min_free = max_bytes, min_free
+
     def needs_sync(self, now: float) -> bool:
         """True if `sync` is due at time.monotonic() == now."""
         if not self._unsynced:

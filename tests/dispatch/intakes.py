@@ -13,7 +13,9 @@ from audisp.dispatch.intake import Intake, Policy
 from audisp.dispatch.internal import Internal
 from audisp.record import Block
 
-LOST = re.compile(rb"type=DAEMON_ERR msg=audit\(\d+\.\d{3}:\d+\): op=lost plugin=\S+ count=(\d+) first=(\d+) last=(\d+) ")
+LOST = re.compile(
+    rb"type=DAEMON_ERR msg=audit\(\d+\.\d{3}:\d+\): op=lost plugin=\S+ count=(\d+) first=(\d+) last=(\d+) "
+)
 
 
 def line(serial: int, size: int = 60) -> bytes:

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
+import trio
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from audisp.buffer.queue import BlockQueue, Gap
 from audisp.dispatch.intake import Intake
 from audisp.dispatch.spill import SpillTask, open_spill
 from audisp.record import Block
+from tests.dispatch.intakes import Bench, make_intake
 from tests.dispatch.spools import MIB, block
 
 QUEUE_BYTES = 100_000
@@ -109,14 +115,184 @@ async def test_an_error_loses_no_acknowledgement(spool_folder: Path) -> None:
     # A descriptor that cannot be written to: the kernel refuses what is staged.
     kept = task.chain.spool._file
     task.chain.spool._file = os.open(os.devnull, os.O_RDONLY)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("audisp.dispatch.spill.FAILED_PAUSE", 0)
-        await task.turn()
+    assert not await task.turn()
     os.close(task.chain.spool._file)
     task.chain.spool._file = kept
     assert len(said) == 1
     assert "Bad file descriptor" in said[0]
     assert task.chain.spool.records == waiting - taken.records
-    assert intake.losses == {"spill_failed": 10}
+    assert intake.losses == {}
+    assert intake.staged_records == 10
     assert intake.books().imbalance == 0
+    # Nothing more is stored, and yet all is delivered: what is staged follows from memory.
+    assert (await drain(task))[-10:] == list(range(end, end + 10))
+    assert intake.books().waiting == 0
+    await task.close()
+
+
+# What is told to `say` of a full or broken disk is looked at elsewhere.
+def quiet(level: str, message: str, *, limit: str | None = None) -> None:
+    pass
+
+
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("offer"), st.integers(1, 8), st.sampled_from([60, 150, 700]), st.booleans()),
+        st.tuples(st.just("offer"), st.integers(1, 40), st.sampled_from([60, 700]), st.just(False)),
+        st.tuples(st.sampled_from(["take", "take", "acknowledge", "acknowledge", "give_back", "turn", "turn"])),
+        st.tuples(st.sampled_from(["restart", "full", "free", "ready", "suspend", "resume"])),
+    ),
+    max_size=60,
+)
+
+
+async def settle(bench: Bench, task: SpillTask) -> None:
+    """Deliver everything, wherever it is."""
+    bench.intake.resume()
+    task.chain.bound(64 * MIB, 0)
+    for _ in range(400):
+        bench.drain()
+        await task.turn()
+        bench.check()
+        if bench.intake.idle() and bench.rest is None:
+            return
+    raise AssertionError("never idle")
+
+
+async def play(steps: list[tuple[Any, ...]], max_bytes: int, folder: Path) -> None:
+    bench = Bench(make_intake(max_bytes, "spill"))
+    task = await open_spill(bench.intake, folder, max_bytes=64 * MIB, min_free=0, say=quiet)
+    delivered = offered = 0
+    for step in steps:
+        match step:
+            case ("offer", count, size, wait):
+                bench.offer(count, size, wait)
+            case ("take",):
+                bench.take()
+            case ("acknowledge",):
+                bench.acknowledge()
+            case ("give_back",):
+                bench.give_back()
+            case ("turn",):
+                await task.turn()
+            case ("full",):
+                task.chain.bound(0, 0)
+            case ("free",):
+                task.chain.bound(64 * MIB, 0)
+            case ("ready",):
+                bench.ready = not bench.take()
+            case ("suspend",):
+                bench.intake.suspend("suspended")
+            case ("resume",):
+                bench.intake.resume()
+            case ("restart",) if bench.rest is None:
+                # As a clean end does: what was in flight is given back, what waits goes to disk.
+                bench.give_back()
+                task.chain.bound(64 * MIB, 0)
+                await task.close()
+                bench.check()
+                assert not bench.intake.queue
+                assert not bench.intake.staged
+                delivered += bench.intake.delivered
+                offered += bench.intake.offered - bench.intake.dropped
+                waiting = bench.intake.disk
+                bench.intake = make_intake(max_bytes, "spill")
+                bench = Bench(bench.intake, bench.stream, bench.serial)
+                task = await open_spill(bench.intake, folder, max_bytes=64 * MIB, min_free=0, say=quiet)
+                assert bench.intake.disk == waiting
+        bench.check()
+    await settle(bench, task)
+    assert bench.stream.next == bench.serial + 1
+    assert bench.intake.disk == 0
+    await task.turn()
+    assert task.chain.records == 0
+    assert delivered + bench.intake.delivered >= offered + bench.intake.offered - bench.intake.dropped
+    await task.close()
+
+
+@settings(max_examples=60)
+@given(steps=STEPS, max_bytes=st.sampled_from([1, 500, 3000, 20_000]))
+def test_order_and_books_hold_over_memory_disk_and_restarts(steps: list[tuple[Any, ...]], max_bytes: int) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o700)
+        trio.run(play, steps, max_bytes, Path(folder) / "spool")
+
+
+async def test_a_full_disk_drops_what_comes_and_still_gives_back_what_it_holds(spool_folder: Path) -> None:
+    bench = Bench(make_intake(20_000, "spill"))
+    task = await open_spill(bench.intake, spool_folder, max_bytes=64 * MIB, min_free=0, say=quiet)
+    for _ in range(20):
+        bench.offer(10, 700, False)
+        await task.turn()
+    assert bench.intake.disk
+    task.chain.bound(0, 0)
+    for _ in range(20):
+        bench.offer(10, 700, False)
+        await task.turn()
+    assert bench.intake.losses["spill_full"] > 0
+    assert bench.intake.staged
+    await settle(bench, task)
+    assert bench.stream.next == bench.serial + 1
+    assert bench.stream.markers == 1
+    await task.close()
+
+
+async def test_the_task_ends_when_it_is_closed(spool_folder: Path) -> None:
+    bench = Bench(make_intake(20_000, "spill"))
+    async with trio.open_nursery() as nursery:
+        task = await open_spill(bench.intake, spool_folder, max_bytes=64 * MIB, min_free=0, say=quiet)
+        nursery.start_soon(task.run)
+        for _ in range(50):
+            bench.offer(10, 700, False)
+            await trio.sleep(0.001)
+        await task.close()
+    bench.check()
+    books = bench.intake.books()
+    assert bench.intake.disk == books.waiting == books.offered + books.carried - books.dropped
+
+
+async def test_a_slow_reader_gets_back_to_memory(spool_folder: Path) -> None:
+    """A plugin that keeps up again is fed from memory, though records keep coming."""
+    bench = Bench(make_intake(20_000, "spill"))
+    async with trio.open_nursery() as nursery:
+        task = await open_spill(bench.intake, spool_folder, max_bytes=64 * MIB, min_free=0, say=quiet)
+        nursery.start_soon(task.run)
+        for _ in range(50):
+            bench.offer(10, 700, False)
+        with trio.fail_after(20):
+            while bench.intake.spilling:
+                bench.offer(1, 60, False)
+                while bench.take(50_000):
+                    bench.acknowledge()
+                await trio.sleep(0.005)
+        await task.close()
+    bench.check()
+
+
+async def test_what_is_damaged_on_disk_is_told(spool_folder: Path) -> None:
+    bench = Bench(make_intake(2000, "spill"))
+    task = await open_spill(bench.intake, spool_folder, max_bytes=64 * MIB, min_free=0, say=quiet)
+    for _ in range(6):
+        bench.offer(40, 700, False)
+        await task.turn()
+    await task.close()
+    stored = bench.intake.disk
+    file = sorted(spool_folder.glob("*.seg"))[0]
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 0xFF
+    file.write_bytes(data)
+    intake = make_intake(2000, "spill")
+    task = await open_spill(intake, spool_folder, max_bytes=64 * MIB, min_free=0, say=quiet)
+    got = b""
+    for _ in range(50):
+        with intake.lock:
+            taken = intake.take(10_000)
+            if taken is not None:
+                got += taken.data
+                intake.acknowledge(taken.records - taken.own, taken.own, taken.arrived, taken.spooled)
+        await task.turn()
+        assert intake.books().imbalance == 0
+    assert b"reason=spill_damaged" in got
+    assert got.count(b"type=SYSCALL") < stored
+    assert intake.idle()
     await task.close()
