@@ -1,0 +1,59 @@
+"""Where the benchmarks work: a scratch folder that is root's alone, with the C programs in it, built there."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import attrs
+
+from tests.needs import ROOT
+
+SCRATCH: Final = Path("/var/lib")
+"""Its folder's ancestors must be writable for nobody but root: plugins are loaded from it, and auditd 4.2 logs only to
+such a place. /tmp is none."""
+NATIVE: Final = ROOT / "tests" / "native"
+PROGRAM_MODE: Final = 0o750
+"""auditd runs no plugin that others may write to, and upstream's check wants group execution."""
+
+
+@attrs.frozen
+class Place:
+    """folder: scratch, gone at the end. gen, sink, reader: the programs of tests/native."""
+
+    folder: Path
+    gen: Path
+    sink: Path
+    reader: Path
+
+    def fresh(self, name: str) -> Path:
+        """An empty folder of this name."""
+        folder = self.folder / name
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(0o750)
+        return folder
+
+
+@contextlib.contextmanager
+def place() -> Iterator[Place]:
+    """Make the scratch folder and build the programs. Raises CalledProcessError when gcc does not like them."""
+    os.umask(0o022)
+    folder = Path(tempfile.mkdtemp(prefix="audisp-bench-", dir=SCRATCH))
+    try:
+        yield Place(folder, *(build(name, folder) for name in ("gen", "sink", "reader")))
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def build(name: str, folder: Path) -> Path:
+    """Compile tests/native/NAME.c into the folder."""
+    program = folder / name
+    subprocess.run(["gcc", "-O2", "-Wall", "-Wextra", "-Werror", "-o", program, NATIVE / f"{name}.c"], check=True)
+    program.chmod(PROGRAM_MODE)
+    return program
