@@ -19,7 +19,7 @@ import attrs
 import trio
 
 from audisp.errors import SourceError
-from audisp.parse.form import MAX_NODE_LINE, from_kernel
+from audisp.parse.form import MAX_NODE_LINE, MAX_PAYLOAD, from_kernel
 from audisp.parse.serials import Gaps
 from audisp.parse.types import type_name
 from audisp.record import Block
@@ -336,11 +336,14 @@ class NetlinkSource:
             if type_ in IGNORED:
                 self._control_message(type_, bytes(batch.payloads[slot][: max(length, 0)]))
                 continue
-            if length <= 0 or batch.truncated(slot):
+            if length <= 0:
                 self.books.count_rejected()
                 self.books.count("malformed")
                 self.say("warning", f"{self.name}: a malformed record of type {type_}, rejected", limit="malformed")
                 continue
+            if length > MAX_PAYLOAD or batch.truncated(slot):
+                # Its head is evidence still, and whoever made it so long may have wanted it to be refused.
+                self.books.count("cut")
             line = from_kernel(type_, bytes(batch.payloads[slot][:length]))
             if self.node is not None:
                 line = b"node=" + self.node + b" " + line[:-1].removesuffix(b" ")

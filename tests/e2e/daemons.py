@@ -216,7 +216,7 @@ class Daemon:
 class Auditd(Daemon):
     """Debian's auditd, in the foreground and yet the daemon (-n)."""
 
-    def __init__(self, folder: Path, children: Sequence[Child] = (), *, listen: int = 0, **extra: object) -> None:
+    def __init__(self, folder: Path, children: Sequence[Child] = (), *, listen: int = 0, **extra: Any) -> None:
         if listen:
             extra = {
                 "local_events": "no",
@@ -249,7 +249,7 @@ class Ours(Daemon):
         own: str = "",
         stdin: Any = subprocess.DEVNULL,
         wrapper: Sequence[str] = (),
-        **extra: object,
+        **extra: Any,
     ) -> None:
         configure(folder, children, **extra)
         _write(folder / "audispd.conf", own)

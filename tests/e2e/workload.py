@@ -1,6 +1,7 @@
 """Audited activity, as a program of its own: its loginuid selects it in rules. Run by tests, imports nothing of ours.
 
 workload.py calls COUNT [PER_SECOND]     getppid(), each one event
+workload.py overlong                     user messages longer than a record may be
 workload.py mixed ROUNDS FOLDER          programs started, files opened in FOLDER, connections, user messages
 """
 
@@ -14,6 +15,7 @@ import socket
 import struct
 import sys
 import time
+from collections.abc import Iterable
 
 AUID = 4242  # tests.e2e.stream.WORK_AUID; this file imports nothing so that it starts quickly
 
@@ -50,14 +52,34 @@ TYPES = (1005, 1100, 1107, 1108, 1112, 1124, 1130, 1199, 2100, 2404, 2999)
 """USER, and some of the ranges open to user space, with and without names; TTY (1124) comes back in hex."""
 
 
+TTY, TTY_SET = 1124, 1017
+TTY_LENGTHS = range(4_370, 4_432, 3)
+"""Keystrokes, two digits each in the record: lengths around every bound that a reader of records has."""
+TTY_OVERLONG = (*range(4_432, 4_570, 3), 8_000)
+"""Beyond these bounds: auditd 3.0.9 aborts."""
+
+
+def send(sock: socket.socket, type_: int, body: bytes) -> None:
+    """One user message, and the kernel's answer to it."""
+    head = struct.pack("=IHHII", 16 + len(body), type_, 5, 1, 0)
+    sock.sendto(head + body + b"\0" * (-len(body) % 4), (0, 0))
+    sock.recv(65_536)
+
+
 def users() -> None:
     """Every message under every type, raw."""
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 9) as sock:
         for type_ in TYPES:
             for body in MESSAGES:
-                head = struct.pack("=IHHII", 16 + len(body), type_, 5, 1, 0)
-                sock.sendto(head + body + b"\0" * (-len(body) % 4), (0, 0))
-                sock.recv(8192)
+                send(sock, type_, body)
+
+
+def keystrokes(lengths: Iterable[int]) -> None:
+    """Terminal input as login shells report it, of these lengths."""
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 9) as sock:
+        send(sock, TTY_SET, struct.pack("=II", 1, 0))
+        for length in lengths:
+            send(sock, TTY, b"\x01" * length)
 
 
 def logins(number: int) -> None:
@@ -98,6 +120,7 @@ def mixed(rounds: int, folder: str) -> None:
         os.close(os.pipe()[0])
         logins(number)
     users()
+    keystrokes(TTY_LENGTHS)
 
 
 def main() -> None:
@@ -106,6 +129,8 @@ def main() -> None:
         file.write(str(AUID))
     if sys.argv[1] == "calls":
         calls(int(sys.argv[2]), float(sys.argv[3]) if len(sys.argv) > 3 else 0.0)
+    elif sys.argv[1] == "overlong":
+        keystrokes(TTY_OVERLONG)
     else:
         mixed(int(sys.argv[2]), sys.argv[3])
 
