@@ -80,18 +80,10 @@ class Block:
             return None, self
         head = self.data[:cut]
         count = head.count(b"\n")
-        # The host's own markers are single-record blocks until they are joined, and joined blocks are never split
-        # before they reach their plugin; so the marks go to the part that is kept for last.
+        # A marker of the host's is a block by itself, of one record, and so never comes here.
         return (
             Block(head, count, self.source, self.arrived, spooled=self.spooled),
-            Block(
-                self.data[cut:],
-                self.records - count,
-                self.source,
-                self.arrived,
-                own=self.own,
-                spooled=self.spooled,
-            ),
+            Block(self.data[cut:], self.records - count, self.source, self.arrived, spooled=self.spooled),
         )
 
 

@@ -11,6 +11,7 @@ and stays open, growing, until the next block passes that place; there the host 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterator
 from typing import Final
 
 import attrs
@@ -82,6 +83,9 @@ class BlockQueue:
 
     def __len__(self) -> int:
         return len(self._blocks)
+
+    def __iter__(self) -> Iterator[Block]:
+        return iter(self._blocks)
 
     def oldest(self) -> float | None:
         """time.monotonic() at which the oldest waiting block arrived."""

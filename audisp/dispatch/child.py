@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import os
 import signal
-import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import Final
 
 import attrs
@@ -21,7 +21,7 @@ from audisp.config.plugins import PluginConf
 from audisp.dispatch.intake import Intake
 from audisp.dispatch.launch import Ended, Launched, launch
 from audisp.dispatch.restart import Restarts
-from audisp.dispatch.runner import Say
+from audisp.dispatch.runner import Say, drain, keep_running
 from audisp.dispatch.socketpair import Channel
 from audisp.dispatch.wakeup import Wakeup
 from audisp.errors import PluginError
@@ -29,18 +29,20 @@ from audisp.record import Block
 
 TURN_BYTES: Final = 1024 * 1024
 """A child that drains its queue gives the other tasks a turn after this much."""
-PIN_SECONDS: Final = 1.0
-"""A block of which a child has read a part is copied down to the rest after this long."""
-DRAIN_POLL: Final = 0.02
-"""How often a drain looks whether the child has read everything: nothing tells us when it reads."""
 EOF_GRACE: Final = 2.0
-"""Seconds between EOF on a child's stdin and SIGTERM. auditd gives 50 ms, too short for a plugin that must write out."""
+"""Seconds between EOF on a child's stdin and SIGTERM. auditd gives 50 ms: too short for one that must write out."""
 TERM_GRACE: Final = 2.0
 """Seconds between SIGTERM and SIGKILL. auditd waits for ever, and can be held so."""
 STDERR_LINE: Final = 1024
 """Longest piece of a child's stderr that becomes one line in our log."""
-STDERR_READ: Final = 8192
-"""Read a child's stderr in pieces of this size."""
+STDERR_LINES: Final = 20
+"""Lines of one piece that are looked at; the others are counted. The log's own limit lets fewer pass."""
+STDERR_READ: Final = 65_536
+"""A pipe's capacity: one piece is all that there is."""
+STDERR_PAUSE: Final = 0.01
+"""Seconds between two pieces: at most 6.5 MB/s are read from a child that writes to stderr without end."""
+LAST_WORDS: Final = 0.03
+"""Seconds after a child's end in which its last words are read. A grandchild may hold its stderr open for ever."""
 
 
 @attrs.define(eq=False)
@@ -58,7 +60,6 @@ class ChildRunner:
     state: str = "starting"
     _channel: Channel | None = None
     _ready: bool = False
-    _partial_since: float | None = None
     _wakeup: Wakeup = attrs.field(init=False)
     _stop: trio.Event = attrs.field(init=False, factory=trio.Event)
     _stopped: trio.Event = attrs.field(init=False, factory=trio.Event)
@@ -99,75 +100,65 @@ class ChildRunner:
     async def run(self) -> None:
         """Keep the program running until `stop`. Returns when it is stopped for good."""
         try:
-            while not self._stop.is_set():
-                started = time.monotonic()
-                problem = await self._generation()
-                if self._stop.is_set():
-                    break
-                self.restarts.ran(time.monotonic() - started)
-                delay = self.restarts.next_delay()
-                if delay is None:
-                    self.state = "failed"
-                    self.say(
-                        "error",
-                        f"plugin {self.name}: {problem}; exceeded max_restarts ({self.restarts.max_restarts}), "
-                        "given up until the next reload; its records are dropped and counted",
-                    )
-                    self.intake.abandon("failed")
-                    self.intake.suspend("failed")
-                    await self._stop.wait()
-                    break
-                self.state = "waiting to restart"
-                self.say("warning", f"plugin {self.name}: {problem}; starting it again in {delay:.1f} s")
-                with trio.move_on_after(delay):
-                    await self._stop.wait()
+            await keep_running(self, self._generation, self._stop, self.say, again="starting it again")
         finally:
             self.state = "stopped"
             self._stopped.set()
 
     async def _generation(self) -> str:
         """Start the program, feed it, wait for its end. Returns what happened, for a person."""
-        channel = Channel(binary=self.conf.format == "binary")
-        read_end, write_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        assert self.conf.command is not None
         try:
-            launched = launch(
-                self.conf.command,
-                stdin_fd=channel.theirs.fileno(),
-                stderr_fd=write_end,
-                stdout="inherit" if self.stdout_inherit else "null",
-                user=self.conf.user,
-                capabilities=self.conf.capabilities,
-                nice=self.conf.nice,
-                memory_max=self.conf.memory_max,
-            )
+            channel, launched, stderr = self._start()
         except PluginError as error:
-            channel.close()
-            os.close(read_end)
             return str(error)
-        finally:
-            os.close(write_end)
+        except OSError as error:
+            return f"cannot be started: {error.strerror}"  # out of descriptors or memory: that passes
         self.launched = launched
         self.state = "running"
         with self.intake.lock:
             self._channel = channel
             self._ready = False
         self._wakeup.set()
-        stderr = trio.lowlevel.FdStream(read_end)
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._drain, channel)
-                nursery.start_soon(self._capture, stderr)
+                nursery.start_soon(self._capture, trio.lowlevel.FdStream(stderr))
                 ended = await launched.wait()
-                with trio.move_on_after(DRAIN_POLL):
-                    await trio.lowlevel.checkpoint()  # what it wrote last is in the pipe already
-                    await trio.sleep(DRAIN_POLL)
+                await trio.sleep(LAST_WORDS)
                 nursery.cancel_scope.cancel()
         finally:
             self._retire(channel)
             self.launched = None
+            # Only after a cancellation of ours: a program without a parent must not go on.
+            self._signal(launched, signal.SIGTERM)
         self.last_end = ended
         return ended.description
+
+    def _start(self) -> tuple[Channel, Launched, int]:
+        """The socketpair, the program, our end of its stderr. Raises PluginError or OSError; leaves nothing open."""
+        assert self.conf.command is not None
+        with ExitStack() as undo:
+            channel = Channel(binary=self.conf.format == "binary")
+            undo.callback(channel.close)
+            read_end, write_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+            undo.callback(os.close, read_end)
+            try:
+                # A program does not expect a stderr that says "try again".
+                os.set_blocking(write_end, True)
+                launched = launch(
+                    self.conf.command,
+                    stdin_fd=channel.theirs.fileno(),
+                    stderr_fd=write_end,
+                    stdout="inherit" if self.stdout_inherit else "null",
+                    user=self.conf.user,
+                    capabilities=self.conf.capabilities,
+                    nice=self.conf.nice,
+                    memory_max=self.conf.memory_max,
+                )
+            finally:
+                os.close(write_end)
+            undo.pop_all()
+        return channel, launched, read_end
 
     def _retire(self, channel: Channel) -> None:
         """The child is dead: what it had read is delivered, the rest is the next to be delivered."""
@@ -184,7 +175,7 @@ class ChildRunner:
     async def _drain(self, channel: Channel) -> None:
         while True:
             await self._wakeup.wait()
-            while True:
+            while not channel.ended:
                 with self.intake.lock:
                     outcome = self._pump(channel)
                 if outcome == "empty":
@@ -217,7 +208,7 @@ class ChildRunner:
         self.intake.redelivered -= block.records - block.own  # the child never saw a byte of it
 
     async def _capture(self, stream: trio.lowlevel.FdStream) -> None:
-        """The child's stderr, line by line, into our log."""
+        """The child's stderr, line by line, into our log. A child that floods it is slowed down, not we."""
         pending = b""
         async with stream:
             while True:
@@ -228,11 +219,15 @@ class ChildRunner:
                 *lines, pending = (pending + data).split(b"\n")
                 if pending and (not data or len(pending) > STDERR_LINE):
                     lines, pending = [*lines, pending], b""
-                for line in lines:
+                for line in lines[:STDERR_LINES]:
                     text = line[:STDERR_LINE].decode("utf-8", "backslashreplace")
                     self.say("info", f"plugin {self.name} says: {text}", limit=f"stderr-{self.name}")
+                if len(lines) > STDERR_LINES:
+                    more = len(lines) - STDERR_LINES
+                    self.say("info", f"plugin {self.name} says {more} lines more", limit=f"stderr-{self.name}")
                 if not data:
                     return
+                await trio.sleep(STDERR_PAUSE)
 
     def tick(self) -> None:
         """Once a second: bring the books up to what the child has read, and copy down a block it is slow in."""
@@ -242,27 +237,31 @@ class ChildRunner:
 
     async def stop(self, deadline: float) -> None:
         """Let the child read what waits until `deadline` (trio time), then EOF, SIGTERM, SIGKILL. Idempotent."""
-        with trio.CancelScope(deadline=deadline):
-            while self.state in ("running", "starting", "waiting to restart") and not self._all_read():
-                await trio.sleep(DRAIN_POLL)
+        self._wakeup.set()  # of a loss while it was suspended nobody has told it yet
+        await drain(self, self._all_read, deadline)
         self._stop.set()
-        launched, channel = self.launched, self._channel
-        if launched is not None and channel is not None:
+        launched = self.launched
+        if launched is not None:
             with self.intake.lock:
-                channel.end()
-            for number, grace in ((None, EOF_GRACE), (signal.SIGTERM, TERM_GRACE), (signal.SIGKILL, None)):
-                if number is not None and self.launched is not None:
-                    if number == signal.SIGKILL:
-                        self.say("warning", f"plugin {self.name}: still there after SIGTERM, killed")
-                    with suppress(PermissionError):
-                        launched.signal(number)
-                if grace is None:
-                    break
-                with trio.move_on_after(grace):
-                    await self._stopped.wait()
-                if self._stopped.is_set():
-                    break
+                if self._channel is not None:
+                    self._channel.end()
+            if not await self._ends_within(EOF_GRACE):
+                self._signal(launched, signal.SIGTERM)
+                if not await self._ends_within(TERM_GRACE):
+                    self.say("warning", f"plugin {self.name}: still there after SIGTERM, killed")
+                    self._signal(launched, signal.SIGKILL)
         await self._stopped.wait()
+
+    async def _ends_within(self, seconds: float) -> bool:
+        with trio.move_on_after(seconds):
+            await self._stopped.wait()
+        return self._stopped.is_set()
+
+    def _signal(self, launched: Launched, number: int) -> None:
+        try:
+            launched.signal(number)
+        except PermissionError:
+            self.say("error", f"plugin {self.name}: runs as another user, and without cap_kill we cannot end it")
 
     def _all_read(self) -> bool:
         with self.intake.lock:
@@ -276,3 +275,7 @@ class ChildRunner:
     def pids(self) -> list[int]:
         """The processes that work for this plugin."""
         return [] if self.launched is None else [self.launched.pid]
+
+    def holding(self) -> Iterator[Block]:
+        """See Runner."""
+        return iter(()) if self._channel is None else self._channel.blocks()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from itertools import chain
 from typing import Any, Final, Literal
 
 import attrs
@@ -18,6 +19,7 @@ from audisp import __version__
 from audisp.dispatch import ledger, statefile
 from audisp.dispatch.actions import Actions
 from audisp.dispatch.control import serve_control
+from audisp.dispatch.crash import Crash, first_serial
 from audisp.dispatch.identity import Signaller, daemon_fields, signaller
 from audisp.dispatch.internal import (
     DAEMON_CONFIG,
@@ -30,7 +32,7 @@ from audisp.dispatch.internal import (
 from audisp.dispatch.own import OwnActivity
 from audisp.dispatch.plan import Plan, load
 from audisp.dispatch.roster import Roster
-from audisp.dispatch.router import Router
+from audisp.dispatch.router import Router, SourceRoute
 from audisp.dispatch.runner import Say
 from audisp.errors import AudispError, ConfigError, SourceError, StoreError
 from audisp.sources.contract import Source, SourceBooks
@@ -62,7 +64,9 @@ class Engine:
     previous: ledger.Previous = ledger.NOTHING
     problem: str | None = None
     """Why the engine ended by itself, if it did so because of an error."""
-    crash: dict[str, int] = attrs.field(factory=dict)
+    routes: dict[str, SourceRoute] = attrs.field(factory=dict)
+    crashes: dict[str, Crash] = attrs.field(init=False)
+    """What the run before may have lost, by plugin."""
     _send: trio.MemorySendChannel[tuple[Command, Signaller | None]] = attrs.field(init=False)
     _receive: trio.MemoryReceiveChannel[tuple[Command, Signaller | None]] = attrs.field(init=False)
     _books_problem: str | None = None
@@ -71,10 +75,8 @@ class Engine:
         self.internal = Internal(self.plan.node)
         self.own = OwnActivity(self.say, self.plan.own.own_activity_warn)
         self._send, self._receive = trio.open_memory_channel(64)
-        for name in self.previous.plugins:
-            lost = self.previous.lost_in_crash(name)
-            if lost:
-                self.crash[name] = lost
+        found = {name: self.previous.crash(name) for name in self.previous.plugins}
+        self.crashes = {name: crash for name, crash in found.items() if crash is not None}
         self.roster = Roster(
             self.plan,
             self.router,
@@ -82,7 +84,7 @@ class Engine:
             self.say,
             self._act,
             self.log_settings,
-            lost_in_crash=dict(self.crash),
+            crashes=dict(self.crashes),
         )
 
     # ---- the tree ----
@@ -97,6 +99,8 @@ class Engine:
                 await health.start(serve_control, self.plan.own.runtime_dir, self.answer)
             async with trio.open_nursery() as plugins:
                 await self.roster.start(plugins, self.roster.wanted(self.plan))
+                # From here on a kill may lose something, and the next run must see that there was one.
+                self.write_books(clean=False)
                 health.start_soon(self._tick)
                 self._emit(DAEMON_START, daemon_fields("start", self.plan))
                 async with trio.open_nursery() as sources:
@@ -125,6 +129,7 @@ class Engine:
             replay=source.kind == "replay",
             watch=None if source.kind == "replay" or source.name == "netlink" else self.own.see,
         )
+        self.routes[source.name] = route
         opened = False
 
         class Status:
@@ -249,11 +254,13 @@ class Engine:
 
     def write_books(self, *, clean: bool) -> None:
         """Put the books where the next run finds them. A failure is said once, and again when it has changed."""
+        # Taken before any intake is looked at: what an intake does not hold then has been through it.
+        seen = self._seen(self.sources[0]) if len(self.sources) == 1 else None
         try:
             ledger.write(
                 self.plan.own.state_dir,
                 {source.name: self._source_books(source) for source in self.sources},
-                {name: self._plugin_books(name) for name in self.roster.entries},
+                {name: self._plugin_books(name) | self._at_risk(name, seen) for name in self.roster.entries},
                 clean=clean,
             )
             self._books_problem = None
@@ -264,10 +271,37 @@ class Engine:
 
     def _source_books(self, source: Source) -> dict[str, Any]:
         books = attrs.asdict(source.books)
+        books["last_serial"] = self._seen(source)
         if isinstance(source, NetlinkSource):
-            books["last_serial"] = source.gaps.last
             books["lost_ranges"] = source.lost_ranges[-8:]
         return books
+
+    def _seen(self, source: Source) -> int:
+        """Serial of the last record routed, in this run or, if there was none yet, in the one before; 0 if unknown."""
+        if isinstance(source, NetlinkSource):
+            return source.gaps.last
+        route = self.routes.get(source.name)
+        seen = None if route is None or route.last is None else route.last.last_serial()
+        return self.previous.last_serial(source.name) if seen is None else seen
+
+    def _at_risk(self, name: str, seen: int | None) -> dict[str, int | None]:
+        """What the plugin may lose if we are killed now, for `Previous.crash`.
+
+        seen: serial that was routed before this; None with several sources, whose serials are not one row.
+        """
+        entry = self.roster.entries[name]
+        intake = entry.intake
+        with intake.lock:
+            waiting = intake.waiting() - intake.disk - (entry.spill.out if entry.spill is not None else 0)
+            first = None
+            if seen is not None:
+                first = first_serial(chain(entry.runner.holding(), intake.queue, intake.staged))
+                first = first if first is not None else seen + 1 if seen else None
+        crash = Crash(max(waiting, 0), first)
+        untold = self.roster.untold(name)
+        if untold is not None:
+            crash = untold + crash
+        return {"at_risk": crash.waiting, "first_open": crash.first}
 
     def _plugin_books(self, name: str) -> dict[str, Any]:
         entry = self.roster.entries[name]
@@ -319,7 +353,7 @@ class Engine:
             "plugins": plugins,
             "kernel": attrs.asdict(kernel) if kernel is not None else None,
             "own_activity": {"records": self.own.ours, "of": self.own.total, "percent": round(self.own.share(), 1)},
-            "lost_in_crash": self.crash,
+            "lost_in_crash": {name: attrs.asdict(crash) for name, crash in self.crashes.items()},
         }
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:

@@ -168,6 +168,12 @@ class Intake:
         head, rest = self.queue.newest_part(block)
         if head is not None:
             self.offered += head.records
+            if self.gap is not None:
+                # Nothing waits between the two places where records are missing: they are one.
+                if self.front_gap is None:
+                    self.front_gap = Gap(self.gap.reason)
+                self.front_gap.extend(self.gap)
+                self.gap = None
             self._lose_front(head)
         return rest
 
@@ -349,8 +355,7 @@ class Intake:
         or given up). Whoever waits for room is let go. Returns how many records."""
         with self.lock:
             before = self.dropped
-            if self.refusing is None:
-                self.refusing = reason
+            self.refusing = reason
             gap, behind = self.front_gap or Gap(reason), self.gap
             self.front_gap = self.gap = None
             for block in self.queue.clear():

@@ -1,7 +1,7 @@
 """The books on disk: written every second, read at the next start.
 
-A dispatcher that was killed cannot say what it held. The next one can: the last books say what was waiting, and the
-first serial that comes now says how far the stream had gone. Both are reported and entered as `lost_in_crash`.
+A dispatcher that was killed cannot say what it held. The next one can: the last books say what was waiting, and from
+which serial on records may be missing. Both are reported, marked in each plugin's stream, and shown as `lost_in_crash`.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import attrs
 
+from audisp.dispatch.crash import Crash
 from audisp.errors import StoreError
 
 NAME: Final = "books.json"
@@ -38,13 +39,16 @@ class Previous:
         value = self.sources.get(source, {}).get("last_serial", 0)
         return value if isinstance(value, int) and value >= 0 else 0
 
-    def lost_in_crash(self, plugin: str) -> int:
-        """Records that waited in memory when the books were written last, and were never delivered: at least these."""
-        if self.clean:
-            return 0
-        entry = self.plugins.get(plugin, {})
-        waiting, disk = entry.get("waiting", 0), entry.get("disk", 0)
-        return max(waiting - disk, 0) if isinstance(waiting, int) and isinstance(disk, int) else 0
+    def crash(self, plugin: str) -> Crash | None:
+        """What the plugin may have lost when that run was killed; None if it was not, or did not have the plugin."""
+        if self.clean or plugin not in self.plugins:
+            return None
+        entry = self.plugins[plugin]
+        at_risk, first = entry.get("at_risk", 0), entry.get("first_open")
+        return Crash(
+            at_risk if isinstance(at_risk, int) and at_risk > 0 else 0,
+            first if isinstance(first, int) and self.same_boot else None,
+        )
 
 
 NOTHING: Final = Previous(clean=True, same_boot=False, sources={}, plugins={})

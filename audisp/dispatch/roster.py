@@ -17,13 +17,15 @@ from audisp.buffer.queue import BlockQueue
 from audisp.config.grammar import Setting
 from audisp.config.plugins import PluginConf, settings_of
 from audisp.dispatch.child import ChildRunner
+from audisp.dispatch.crash import Crash
 from audisp.dispatch.host import PluginHost, load_type
+from audisp.dispatch.inprocess import InProcessRunner
 from audisp.dispatch.intake import Intake, Policy
-from audisp.dispatch.internal import Internal
+from audisp.dispatch.internal import DAEMON_ERR, Internal
 from audisp.dispatch.plan import LOG, SHOW, Plan
 from audisp.dispatch.restart import Restarts
 from audisp.dispatch.router import Router
-from audisp.dispatch.runner import InProcessRunner, Runner, Say
+from audisp.dispatch.runner import Runner, Say
 from audisp.dispatch.spill import SpillTask, open_spill
 from audisp.errors import AudispError, PluginError
 from audisp.plugin import PluginType
@@ -61,7 +63,8 @@ class Roster:
     """Carry out an action: (action, message, program)."""
     log_settings: Callable[[PluginType, PluginConf | None], Any]
     """Makes the log plugin's settings out of auditd.conf and, if there is one, its own file."""
-    lost_in_crash: dict[str, int] = attrs.field(factory=dict)
+    crashes: dict[str, Crash] = attrs.field(factory=dict)
+    """By plugin, what the run before may have lost, as long as the plugin has not been told."""
     entries: dict[str, Entry] = attrs.field(factory=dict)
 
     # ---- what is wanted ----
@@ -217,13 +220,18 @@ class Roster:
         return spill
 
     def _book_crash(self, name: str, intake: Intake) -> None:
-        lost = self.lost_in_crash.get(name, 0)
-        if lost:
-            text = f"op=lost plugin={name} count={lost} first=? last=? reason=crash res=failed"
+        crash = self.crashes.get(name)
+        if crash is not None:
             with intake.lock:
-                intake.queue.force(self.internal.record(1209, text, own=1))
-                intake.losses["crash"] = lost
-            self.say("warning", f"plugin {name}: at least {lost} records were lost when the last run was killed")
+                intake.queue.force(self.internal.record(DAEMON_ERR, crash.fields(name), own=1))
+            self.say("warning", f"plugin {name}: {crash.text()}")
+
+    def untold(self, name: str) -> Crash | None:
+        """What the run before may have lost of this plugin's records, if the plugin has not had the marker yet."""
+        entry = self.entries.get(name)
+        if entry is not None and entry.intake.own:
+            self.crashes.pop(name, None)
+        return self.crashes.get(name)
 
     # ---- reload ----
 

@@ -59,10 +59,13 @@ class SourceRoute:
         self._watch = watch
         self.waiting_for: str | None = None
         """Name of the plugin that the source waits for now."""
+        self.last: Block | None = None
+        """The last block that everybody was offered."""
 
     def send_blocking(self, block: Block) -> None:
         """From a reader thread. Raises Stopped if the engine goes down while a plugin has no room."""
         full = self._router.offer(block, self._replay)
+        self.last = block
         if self._watch is not None:
             self._watch(block)
         if full is None:
@@ -82,6 +85,7 @@ class SourceRoute:
     async def send(self, block: Block) -> None:
         """From a trio task. A checkpoint only if it had to wait."""
         full = self._router.offer(block, self._replay)
+        self.last = block
         if self._watch is not None:
             self._watch(block)
         if full is None:

@@ -12,6 +12,7 @@ import socket
 import struct
 import termios
 from collections import deque
+from collections.abc import Iterator
 from typing import Final
 
 import attrs
@@ -58,6 +59,8 @@ class Channel:
         self.ours.setblocking(False)
         self.unsent = 0
         """Bytes of the last block pushed that the socket has not taken."""
+        self.ended = False
+        """`end` was called: nothing can be sent any more."""
         self._end = 0
         self._settled = 0
         self._list: deque[_Sent] = deque()
@@ -69,7 +72,7 @@ class Channel:
             return 0  # full, or the reader is gone: its death is the pidfd's news, and the bytes stay on our list
 
     def push(self, block: Block) -> bool:
-        """Hand over a block. False if the socket took nothing of it (then it is not ours). See `unsent` for the rest."""
+        """Hand over a block. False if the socket took nothing of it: then it is not ours. See `unsent` for the rest."""
         data = binary_form(block.data) if self.binary else block.data
         sent = self._send(data)
         if not sent:
@@ -95,6 +98,10 @@ class Channel:
     def pending(self) -> bool:
         """Something was handed over that the child was not yet seen to have read."""
         return bool(self._list)
+
+    def blocks(self) -> Iterator[Block]:
+        """What was handed over and not seen to have been read, oldest first."""
+        return (sent.block for sent in self._list)
 
     def unread(self) -> int:
         """Bytes in the socket that the child has not read."""
@@ -147,21 +154,16 @@ class Channel:
             cut = start = sent.data.rfind(b"\n", 0, offset) + 1
         if not records:
             return
-        # A marker stands at the front of the block it was merged into, so it is the first to have been read.
-        own = min(block.own, records)
-        done.append(Read(records - own, own, block.arrived, block.spooled))
+        # A marker is a block of one record, which is not read in part; so what is left is the stream's.
+        done.append(Read(records, 0, block.arrived, block.spooled))
         sent.block = Block(
-            block.data[start:],
-            block.records - records,
-            block.source,
-            block.arrived,
-            own=block.own - own,
-            spooled=block.spooled,
+            block.data[start:], block.records - records, block.source, block.arrived, spooled=block.spooled
         )
         sent.data = sent.data[cut:] if self.binary else sent.block.data
 
     def end(self) -> None:
         """Tell the child that no more will come: it reads what is there, then EOF."""
+        self.ended = True
         try:
             self.ours.shutdown(socket.SHUT_WR)
         except OSError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from audisp.dispatch.crash import Crash
 from audisp.parse.form import terminal_safe
 
 
@@ -70,8 +71,8 @@ def ledger_table(snapshot: dict[str, Any]) -> str:
     own = snapshot["own_activity"]
     if own["of"]:
         notes.append(f"own activity: {own['records']:,} of {own['of']:,} system calls, {own['percent']} % lately")
-    for name, count in snapshot["lost_in_crash"].items():
-        notes.append(f"{name}: at least {count:,} records lost when the last run was killed")
+    for name, crash in snapshot["lost_in_crash"].items():
+        notes.append(f"{name}: {Crash(**crash).text()}")
     if notes:
         lines += ["", *(terminal_safe(note) for note in notes)]
     return "\n".join(lines)

@@ -7,7 +7,6 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import pytest
 import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -269,6 +268,13 @@ async def test_a_slow_reader_gets_back_to_memory(spool_folder: Path) -> None:
     bench.check()
 
 
+def damage(folder: Path) -> None:
+    file = sorted(folder.glob("*.seg"))[0]
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 0xFF
+    file.write_bytes(data)
+
+
 async def test_what_is_damaged_on_disk_is_told(spool_folder: Path) -> None:
     bench = Bench(make_intake(2000, "spill"))
     task = await open_spill(bench.intake, spool_folder, max_bytes=64 * MIB, min_free=0, say=quiet)
@@ -277,10 +283,7 @@ async def test_what_is_damaged_on_disk_is_told(spool_folder: Path) -> None:
         await task.turn()
     await task.close()
     stored = bench.intake.disk
-    file = sorted(spool_folder.glob("*.seg"))[0]
-    data = bytearray(file.read_bytes())
-    data[len(data) // 2] ^= 0xFF
-    file.write_bytes(data)
+    damage(spool_folder)
     intake = make_intake(2000, "spill")
     task = await open_spill(intake, spool_folder, max_bytes=64 * MIB, min_free=0, say=quiet)
     got = b""
