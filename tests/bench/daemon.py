@@ -14,8 +14,9 @@ from typing import Any, Final, Self
 
 import attrs
 
+from tests.bench.place import CODE
 from tests.bench.process import children, cpu_quiet, cpu_seconds, memory_mib, wait_for
-from tests.needs import ROOT, audit_owner
+from tests.needs import audit_owner
 
 AUDITD: Final = "/sbin/auditd"
 OURS: Final = (sys.executable, "-m", "audisp.cli.audispd")
@@ -51,8 +52,9 @@ CONF: Final = {
 class Daemon:
     """A dispatcher in the foreground, writing its log as in the background. A context manager.
 
-    command: what to run; `-n -c FOLDER` is added, and for ours a runtime folder. children: how many child programs to
-    wait for. owner: whether it is to become the audit daemon. port: of a TCP listener to wait for.
+    folder: one that `Place.fresh` made, configured. command: what to run; `-n -c FOLDER` is added, and for ours a
+    runtime folder. children: how many child programs to wait for. owner: whether it is to become the audit daemon.
+    port: of a TCP listener to wait for.
     """
 
     folder: Path
@@ -78,7 +80,9 @@ class Daemon:
         if self.command[0] != AUDITD:
             words += ["--runtime-dir", str(self.folder / "run")]
         with open(self.folder / "said", "ab") as said:
-            self.process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=said, stderr=said, cwd=ROOT)
+            self.process = subprocess.Popen(
+                words, stdin=subprocess.DEVNULL, stdout=said, stderr=said, cwd=self.folder.parent / CODE
+            )
 
     def __enter__(self) -> Self:
         self.launch()

@@ -85,7 +85,7 @@ def _pairs(path: Path) -> dict[int, int]:
 
 def run(setting: Setting) -> str:
     """The table of this part."""
-    stamped = (sys.executable, "-m", "tests.bench.stamped")
+    stamped = (sys.executable, "-m", "stamped")
     rows: list[list[float | str]] = []
     for rate in RATES:
         runs = measure(

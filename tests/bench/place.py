@@ -1,7 +1,12 @@
-"""Where the benchmarks work: a scratch folder that is root's alone, with the C programs in it, built there."""
+"""Where the benchmarks work: a scratch folder that is root's alone, with the C programs and a copy of our code in it.
+
+The copy is what is measured, so that the figures of one run are of one state of the code, whoever edits the checkout
+meanwhile.
+"""
 
 from __future__ import annotations
 
+import compileall
 import contextlib
 import os
 import shutil
@@ -19,13 +24,15 @@ SCRATCH: Final = Path("/var/lib")
 """Its folder's ancestors must be writable for nobody but root: plugins are loaded from it, and auditd 4.2 logs only to
 such a place. /tmp is none."""
 NATIVE: Final = ROOT / "tests" / "native"
+CODE: Final = "code"
+"""The copy of our code, in the scratch folder; whoever runs it runs in there."""
 PROGRAM_MODE: Final = 0o750
 """auditd runs no plugin that others may write to, and upstream's check wants group execution."""
 
 
 @attrs.frozen
 class Place:
-    """folder: scratch, gone at the end. gen, sink, reader: the programs of tests/native."""
+    """folder: scratch, gone at the end; our packages are in CODE below it. gen, sink, reader: those of tests/native."""
 
     folder: Path
     gen: Path
@@ -46,9 +53,20 @@ def place() -> Iterator[Place]:
     os.umask(0o022)
     folder = Path(tempfile.mkdtemp(prefix="audisp-bench-", dir=SCRATCH))
     try:
+        _copy(folder / CODE)
         yield Place(folder, *(build(name, folder) for name in ("gen", "sink", "reader")))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _copy(code: Path) -> None:
+    """The packages as an interpreter that starts in this folder finds them, before those that are installed."""
+    ignore = shutil.ignore_patterns("__pycache__")
+    for package, name in ((ROOT / "audisp", "audisp"), (ROOT / "plugins" / "audisp_plugins", "audisp_plugins")):
+        shutil.copytree(package, code / name, ignore=ignore)
+    shutil.copyfile(ROOT / "tests" / "bench" / "stamped.py", code / "stamped.py")
+    # The first start is not to be the one that compiles.
+    compileall.compile_dir(code, quiet=1)
 
 
 def build(name: str, folder: Path) -> Path:
