@@ -1,9 +1,9 @@
 """What a dispatcher that was killed may have lost, as the next one works it out from the last books.
 
 How much it is cannot be known: the books are up to a second old, plugins took records after they were written, and
-children read what was in their sockets after our death. What is known is how many records waited in memory then, and the
-first serial that was not certain to have been taken. From that one on records may be missing; from where they are there
-again, the stream itself shows.
+children read what was in their sockets after our death. What is known is how many records waited in memory then, and
+the first serial that was not certain to have been taken. From that one on records may be missing; from where they are
+there again, the stream itself shows.
 """
 
 from __future__ import annotations

@@ -31,6 +31,7 @@ from audisp.errors import AudispError, ConfigError, NotPermitted, SourceError, S
 from audisp.plugin import PluginType
 from audisp.sources.contract import Source, SourceSpec
 from audisp.sources.file import FileSource
+from audisp.sources.mark import SerialMark
 from audisp.sources.memory import keep_freed_memory
 from audisp.sources.netlink import NetlinkSource
 from audisp.sources.stdin import StdinSource
@@ -88,7 +89,7 @@ def run(options: Options) -> int:
             _hold_pid(plan, options, held)
             previous = _previous(plan, say)
             # Before the priority: who may not have the stream is told so, and not that he cannot have the priority.
-            sources = _open_sources(plan, previous, say)
+            sources = _open_sources(plan, previous, say, held)
             held.callback(_close, sources)
             if not options.observe:
                 daemonize.boost_priority(plan.auditd.priority_boost)
@@ -192,14 +193,14 @@ def _previous(plan: Plan, say: Speech) -> ledger.Previous:
         return ledger.NOTHING
 
 
-def _open_sources(plan: Plan, previous: ledger.Previous, say: Speech) -> list[Source]:
+def _open_sources(plan: Plan, previous: ledger.Previous, say: Speech, held: contextlib.ExitStack) -> list[Source]:
     """Make all sources, and open those that own something. Raises SourceError."""
     if plan.options.observe and not plan.options.sources:
         return find_sources(say, plan.own.rcvbuf, str(plan.own.runtime_dir))
     sources: list[Source] = []
     try:
         for spec in plan.sources:
-            sources.append(make_source(spec, plan, previous, say))
+            sources.append(make_source(spec, plan, previous, say, held))
     except BaseException:
         _close(sources)
         raise
@@ -213,19 +214,28 @@ def _close(sources: list[Source]) -> None:
             source.close()
 
 
-def make_source(spec: SourceSpec, plan: Plan, previous: ledger.Previous, say: Speech) -> Source:
+def make_source(
+    spec: SourceSpec, plan: Plan, previous: ledger.Previous, say: Speech, held: contextlib.ExitStack
+) -> Source:
     """One source as configured; netlink ones opened. Raises SourceError."""
     folder = str(plan.own.runtime_dir)
     match spec.type:
         case "netlink" | "multicast":
             enable = {"enable": 1, "disable": 0, "nochange": None}[plan.options.enable]
+            last, mark = previous.last_serial(spec.type), _keep_nowhere
+            try:
+                kept = held.enter_context(SerialMark(plan.own.state_dir / f"serial-{spec.type}", ledger.boot_id()))
+                last, mark = kept.last or last, kept.set
+            except StoreError as error:
+                say("warning", f"{error}; after a crash a gap in the stream is known to a second only")
             source = NetlinkSource(
                 say=say,
                 multicast=spec.type == "multicast",
                 set_enabled=enable,
                 node=plan.node,
                 rcvbuf=plan.own.rcvbuf,
-                last_serial=previous.last_serial(spec.type),
+                last_serial=last,
+                mark=mark,
             )
             source.open()
             return source
@@ -238,6 +248,10 @@ def make_source(spec: SourceSpec, plan: Plan, previous: ledger.Previous, say: Sp
             assert spec.path is not None
             return FileSource(spec.path, say=say, runtime_dir=folder)
     raise SourceError(f"source {spec} cannot be configured")
+
+
+def _keep_nowhere(serial: int) -> None:
+    """Where a serial goes that cannot be kept."""
 
 
 def _needed(plan: Plan) -> dict[str, list[str]]:
@@ -275,8 +289,9 @@ async def _main(
 ) -> Engine:
     sys.setswitchinterval(SWITCH_SECONDS)
     actions = Actions(voice, mail_to=plan.auditd.action_mail_acct)
-    engine = Engine(plan, sources, say, actions, lambda type_, conf: log_settings(engine.plan, type_, conf))
-    engine.previous = previous
+    engine = Engine(
+        plan, sources, say, actions, lambda type_, conf: log_settings(engine.plan, type_, conf), previous=previous
+    )
     async with trio.open_nursery() as nursery:
         with trio.open_signal_receiver(*SIGNALS) as signals:
             nursery.start_soon(_hear, signals, engine)
