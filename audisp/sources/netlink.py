@@ -73,7 +73,8 @@ class NetlinkSource:
     """The kernel's stream. multicast: observe; else be the audit daemon.
 
     set_enabled: as auditd's -s: 1 "enable", 0 "disable", None "nochange". node: as name_format says.
-    last_serial: of the last record of an earlier run of ours in this boot, 0 if unknown.
+    last_serial: of the last record of an earlier run of ours in this boot, 0 if unknown. mark: told the newest serial
+    after each block, in the reader's thread.
     """
 
     say: Callable[..., None]
@@ -82,6 +83,7 @@ class NetlinkSource:
     node: bytes | None = None
     rcvbuf: int = DEFAULT_RCVBUF
     last_serial: int = 0
+    mark: Callable[[int], None] = lambda serial: None
     books: SourceBooks = attrs.field(init=False)
     gaps: Gaps = attrs.field(init=False)
     lost_ranges: list[tuple[int, int]] = attrs.field(factory=list)
