@@ -34,7 +34,8 @@ class Restarts:
 
     def next_delay(self) -> float | None:
         """Count a restart: seconds to wait before it, or None if the plugin is to be given up."""
-        if self.counted >= self.max_restarts:
+        if self.counted > self.max_restarts - 1:
+            # Not >= max_restarts: the little that is forgiven after a short run would allow one more.
             return None
         self.counted += 1
         self.total += 1
