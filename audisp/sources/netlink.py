@@ -305,6 +305,7 @@ class NetlinkSource:
             missing = self.gaps.see_block(block.data, records)
             if missing:
                 self._missing(missing)
+            self.mark(self.gaps.last)
         return bool(records) or bool(count)
 
     def _format(self, batch: Batch, count: int, prefixes: Prefixes) -> tuple[bytes, int]:

@@ -86,6 +86,7 @@ def borrowed() -> Iterator[None]:
         auditctl("-e", str(before["enabled"]), check=False)
         auditctl("-f", str(before["failure"]), check=False)
         auditctl("-r", str(before["rate_limit"]), check=False)
+        auditctl("--backlog_wait_time", str(before["backlog_wait_time"]), check=False)
 
 
 def calls_rule() -> None:
