@@ -1,0 +1,126 @@
+"""Numbered records, and the account of where they arrived: each number is a serial, each line can be made again."""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections.abc import Iterable, Iterator
+from typing import Final
+
+import attrs
+
+SHORTEST: Final = 60
+LONGEST: Final = 8_970
+"""Bytes of a record with its LF: the range that auditd can emit."""
+LOST: Final = re.compile(
+    rb"type=DAEMON_ERR msg=audit\([^)]*\): op=lost plugin=(\S+) (?:client=\d+ )?count=(\d+) first=(\S+) last=(\S+) "
+    rb"reason=(\S+)"
+)
+_START: Final = b"type=USER msg=audit(1700000000.000:"
+
+
+@attrs.frozen
+class Records:
+    """A stream that a seed determines. sizes: bytes of a record, drawn anew for each; 0 draws from the whole range."""
+
+    seed: int
+    sizes: tuple[int, ...] = (60, 120, 150, 200, 300, 500)
+
+    def make(self, number: int) -> bytes:
+        """The record with this number (from 1), LF included."""
+        mark = zlib.crc32(b"%d %d" % (self.seed, number))
+        size = self.sizes[mark % len(self.sizes)] or SHORTEST + (mark >> 8) % (LONGEST - SHORTEST + 1)
+        head = b"%b%d): " % (_START, number)
+        fill = size - len(head) - 1
+        return head + (b"%08x" % mark * (fill // 8 + 1))[:fill] + b"\n"
+
+    def block(self, first: int, count: int) -> bytes:
+        """`count` records from number `first` on."""
+        return b"".join([self.make(number) for number in range(first, first + count)])
+
+
+@attrs.frozen
+class Mark:
+    """A loss marker as it arrived. first and last None: not known."""
+
+    plugin: str
+    count: int
+    first: int | None
+    last: int | None
+    reason: str
+
+
+@attrs.define
+class Account:
+    """What one reader got, in order. torn: bytes of records that began and did not end."""
+
+    records: Records
+    numbers: list[int] = attrs.field(factory=list)
+    marks: list[Mark] = attrs.field(factory=list)
+    others: int = 0
+    torn: int = 0
+    false: list[bytes] = attrs.field(factory=list)
+    """Lines that nobody sent."""
+
+    def add(self, data: bytes) -> None:
+        """Enter one reader's whole input."""
+        *lines, tail = data.split(b"\n")
+        self.torn += bool(tail)
+        for line in lines:
+            if line.startswith(_START):
+                number = int(line[len(_START) : line.index(b")", len(_START))])
+                if self.records.make(number)[:-1] == line:
+                    self.numbers.append(number)
+                    continue
+            elif found := LOST.match(line):
+                plugin, count, first, last, reason = found.groups()
+                self.marks.append(Mark(plugin.decode(), int(count), _serial(first), _serial(last), reason.decode()))
+                continue
+            elif line.startswith(b"type=DAEMON_"):
+                self.others += 1
+                continue
+            self.false.append(line[:200])
+
+    def problems(self, sent: int) -> list[str]:
+        """What is wrong if 1 to `sent` were sent by one source: order, doubles, and losses that no marker states.
+
+        A marker of a crash states `at least`, and its range what may be missing; any other must be exact.
+        """
+        found = [f"a line that nobody sent: {line!r}" for line in self.false[:3]]
+        order = [(a, b) for a, b in zip(self.numbers, self.numbers[1:], strict=False) if b <= a]
+        if order:
+            found.append(f"{len(order)} steps back or doubles, first {order[0]}")
+        missing = ranges(missing_of(self.numbers, sent))
+        exact = {(mark.first, mark.last, mark.count) for mark in self.marks if mark.reason != "crash"}
+        crash = [mark for mark in self.marks if mark.reason == "crash"]
+        for first, last in missing:
+            if (first, last, last - first + 1) not in exact and not any(_covers(mark, first, last) for mark in crash):
+                found.append(f"{first} to {last} are missing without a word")
+        stated = {(first, last) for first, last, _ in exact}
+        found += [f"a marker states {each}, which arrived" for each in stated if each not in missing]
+        return found
+
+
+def _covers(mark: Mark, first: int, last: int) -> bool:
+    return (mark.first is None or mark.first <= first) and (mark.last is None or last <= mark.last)
+
+
+def _serial(word: bytes) -> int | None:
+    return int(word) if word.isdigit() else None
+
+
+def missing_of(numbers: Iterable[int], sent: int) -> Iterator[int]:
+    """Numbers from 1 to `sent` that are not among these."""
+    there = set(numbers)
+    return (number for number in range(1, sent + 1) if number not in there)
+
+
+def ranges(numbers: Iterable[int]) -> list[tuple[int, int]]:
+    """Ascending numbers as runs (first, last)."""
+    out: list[tuple[int, int]] = []
+    for number in numbers:
+        if out and out[-1][1] == number - 1:
+            out[-1] = (out[-1][0], number)
+        else:
+            out.append((number, number))
+    return out
