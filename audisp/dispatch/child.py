@@ -121,7 +121,7 @@ class ChildRunner:
         self._wakeup.set()
         try:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._drain, channel)
+                nursery.start_soon(self._drain, channel, launched)
                 nursery.start_soon(self._capture, trio.lowlevel.FdStream(stderr))
                 ended = await launched.wait()
                 await trio.sleep(LAST_WORDS)
@@ -172,7 +172,7 @@ class ChildRunner:
                 self.intake.give_back(block)
         channel.close()
 
-    async def _drain(self, channel: Channel) -> None:
+    async def _drain(self, channel: Channel, launched: Launched) -> None:
         while True:
             await self._wakeup.wait()
             while not channel.ended:
@@ -180,6 +180,13 @@ class ChildRunner:
                     outcome = self._pump(channel)
                 if outcome == "empty":
                     break
+                if channel.refused:
+                    # Such a socket is always writable: to wait for it would be to spin.
+                    self.say("warning", f"plugin {self.name}: has shut its input down; it is ended")
+                    self._signal(launched, signal.SIGTERM)
+                    await trio.sleep(TERM_GRACE)
+                    self._signal(launched, signal.SIGKILL)
+                    return
                 if outcome == "full":
                     await trio.lowlevel.wait_writable(channel.ours)
                 else:

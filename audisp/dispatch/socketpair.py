@@ -61,6 +61,8 @@ class Channel:
         """Bytes of the last block pushed that the socket has not taken."""
         self.ended = False
         """`end` was called: nothing can be sent any more."""
+        self.refused = False
+        """The child has shut its end down for reading, and lives: what it is sent can never arrive."""
         self._end = 0
         self._settled = 0
         self._list: deque[_Sent] = deque()
@@ -68,8 +70,12 @@ class Channel:
     def _send(self, data: bytes | memoryview) -> int:
         try:
             return self.ours.send(data, socket.MSG_NOSIGNAL)
-        except (BlockingIOError, BrokenPipeError, ConnectionResetError):
-            return 0  # full, or the reader is gone: its death is the pidfd's news, and the bytes stay on our list
+        except BlockingIOError:
+            return 0
+        except (BrokenPipeError, ConnectionResetError):
+            # Not its death, which is the pidfd's news: we hold a descriptor of its end, too.
+            self.refused = not self.ended
+            return 0
 
     def push(self, block: Block) -> bool:
         """Hand over a block. False if the socket took nothing of it: then it is not ours. See `unsent` for the rest."""
