@@ -8,12 +8,11 @@ import gc
 import os
 import shutil
 import signal
-import stat
 import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final, TextIO, cast
 
 import attrs
 import trio
@@ -23,7 +22,8 @@ from audisp.config.plugins import PluginConf, settings_of
 from audisp.dispatch import daemonize, ledger, privileges
 from audisp.dispatch.actions import Actions
 from audisp.dispatch.engine import Command, Engine
-from audisp.dispatch.observe import find_sources, report
+from audisp.dispatch.folder import make_folder
+from audisp.dispatch.observe import end_with_reader, find_sources, report
 from audisp.dispatch.plan import Options, Plan, load
 from audisp.dispatch.say import Level, Voice
 from audisp.dispatch.summary import ledger_table
@@ -101,7 +101,7 @@ def run(options: Options) -> int:
             engine = trio.run(_main, plan, sources, voice, say, readiness, previous)
             if options.observe or options.foreground:
                 # -f prints records on stdout, for programs; the ledger is for the person who stopped it.
-                print(ledger_table(engine.snapshot()), file=sys.stderr if options.foreground else sys.stdout)
+                _print(ledger_table(engine.snapshot()), sys.stderr if options.foreground else sys.stdout)
         return 0 if engine.problem is None else daemonize.EXIT_START
     except ConfigErrors as errors:
         for each in errors.errors:
@@ -128,6 +128,16 @@ def run(options: Options) -> int:
         return _failed(readiness, daemonize.EXIT_START, voice)
     finally:
         voice.close()
+
+
+def _print(text: str, to: TextIO) -> None:
+    """Print, whether or not anybody reads. What cannot be written must not fail again when the interpreter ends."""
+    try:
+        print(text, file=to, flush=True)
+    except OSError:
+        nowhere = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+        os.dup2(nowhere, to.fileno())
+        os.close(nowhere)
 
 
 def _failed(readiness: daemonize.Readiness, code: int, voice: Voice) -> int:
@@ -163,20 +173,8 @@ def _folders(plan: Plan) -> Iterator[Plan]:
             shutil.rmtree(folder, ignore_errors=True)
         return
     for path in (own.runtime_dir, own.state_dir):
-        _make_folder(path)
-    if any(conf.overflow_action == "spill" for conf in plan.plugins):
-        _make_folder(own.spill_dir)
+        make_folder(path)
     yield plan
-
-
-def _make_folder(path: Path) -> None:
-    try:
-        path.mkdir(0o700, parents=True, exist_ok=True)
-        found = os.lstat(path)
-    except OSError as error:
-        raise StoreError(f"{path}: cannot make the folder: {error.strerror}") from error
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid not in (0, os.geteuid()) or found.st_mode & 0o022:
-        raise StoreError(f"{path}: must be a folder of root's or ours that nobody else may write to")
 
 
 def _hold_pid(plan: Plan, options: Options, held: contextlib.ExitStack) -> None:
@@ -298,6 +296,7 @@ async def _main(
             nursery.start_soon(_speak, voice)
             if plan.options.observe:
                 nursery.start_soon(report, engine)
+                nursery.start_soon(end_with_reader, engine)
             running = trio.Event()
 
             async def started() -> None:

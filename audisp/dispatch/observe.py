@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -28,6 +29,8 @@ REPORT_SECONDS: Final = 5.0
 """Between two lines of rates: often enough to see life, seldom enough to read the records."""
 CAPTURE_PACE: Final = 25.0
 """Records per second of the bundled capture: lively, and still readable."""
+READER_SECONDS: Final = 0.5
+"""Between two looks whether anybody reads what is shown: after `| head` a person gets his prompt back about at once."""
 
 
 def find_sources(say: Say, rcvbuf: int, runtime_dir: str) -> list[Source]:
@@ -98,7 +101,7 @@ class CaptureSource:
         task_status.started()
         if self._live is not None:
             with trio.move_on_after(QUIET_SECONDS):
-                while not self._live.books.received:
+                while not self._live.books.received:  # noqa: ASYNC110 - a reader thread counts, and has no event
                     await trio.sleep(0.05)
             if self._live.books.received:
                 return
@@ -126,3 +129,17 @@ async def report(engine: Engine) -> None:
                 + (f", {books.dropped:,} dropped" if books.dropped else "")
             )
         print(f"-- {'; '.join(words)}", file=sys.stderr, flush=True)
+
+
+async def end_with_reader(engine: Engine) -> None:
+    """End when nobody can read standard output any more: `| head` has seen enough, or the terminal is gone.
+
+    A terminal that goes also sends SIGHUP, which means reload; without this, nobody's program would run on for ever.
+    """
+    poll = select.poll()
+    poll.register(1, 0)  # POLLERR and POLLHUP come without being asked for (poll(2)); a file never has them
+    while True:
+        if any(events & (select.POLLERR | select.POLLHUP) for _, events in poll.poll(0)):
+            engine.ask("stop")
+            return
+        await trio.sleep(READER_SECONDS)
