@@ -38,7 +38,9 @@ def ledger_table(snapshot: dict[str, Any]) -> str:
                 _size(source["bytes"]),
             ]
         )
-        words = [f"{key.replace('_', ' ')} {value:,}" for key, value in sorted(source["counters"].items())]
+        # unread_records and unread_bytes stand in the detail `unread`, in one phrase.
+        counters = {key: value for key, value in source["counters"].items() if not key.startswith("unread_")}
+        words = [f"{key.replace('_', ' ')} {value:,}" for key, value in sorted(counters.items())]
         words += [f"{key}: {value}" for key, value in sorted(source["detail"].items())]
         if words:
             notes.append(f"{name}: {', '.join(words)}")

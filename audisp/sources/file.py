@@ -65,7 +65,7 @@ class FileSource:
         except OSError as error:
             raise SourceError(f"source {self.name}: {_reason(error)}") from error
         try:
-            self.books.detail["size"] = str(size)
+            self.books.detail["size"] = f"{size:,} bytes"
             task_status.started()
             inlet = Inlet(self.books, route, self.rejects, pace=self._pace)
             read = await pour(descriptor, inlet, size)

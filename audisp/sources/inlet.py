@@ -155,7 +155,7 @@ def add_unread(books: SourceBooks, records: int, size: int) -> None:
     books.count("unread_bytes", size)
     left_records, left_bytes = books.counters["unread_records"], books.counters["unread_bytes"]
     books.detail["unread"] = (
-        f"{left_records} records" if not left_bytes else f"{left_records} records, {left_bytes} bytes"
+        f"{left_records:,} records" if not left_bytes else f"{left_records:,} records, {left_bytes:,} bytes"
     )
 
 
