@@ -31,7 +31,11 @@ EXIT_PRIVILEGE: Final = 4
 EXIT_CONFIG: Final = 6
 """An error in the configuration."""
 
-PID_FILE_MODE: Final = 0o644
+LOCK_MODE: Final = 0o600
+"""Of a pid file that is also our lock. Whoever may open a file may lock it (flock(2)): one that others can read would
+let any local user keep the audit daemon from starting."""
+NOTICE_MODE: Final = 0o644
+"""Of a pid file that only tells others our pid."""
 OOM_NEVER: Final = -1000
 """oom_score_adj with which the kernel never picks a process (proc(5)); what auditd gives itself."""
 LOCK_ATTEMPTS: Final = 10
@@ -164,22 +168,27 @@ def _null_to(target: int) -> None:
 
 
 class PidFile:
-    """Our pid in a file, held by a lock for as long as the context lasts, gone afterwards.
+    """Our pid in a file for as long as the context lasts, gone afterwards; never through a symlink.
 
-    Mode 0644, never through a symlink. A file that a dead daemon left is taken over; one that a live one holds raises
-    StartError with its pid. To be entered in the process that stays, after the fork.
+    With `lock` (mode 0600) one instance alone has it: a file that a dead daemon left is taken over; one that a live one
+    holds raises StartError with its pid. Without (mode 0644) it tells others our pid, whatever it said before; what
+    makes us the only one stands elsewhere. To be entered in the process that stays, after the fork.
     """
 
-    def __init__(self, path: Path | str) -> None:
+    def __init__(self, path: Path | str, *, lock: bool = True) -> None:
         self.path = Path(path)
+        self._lock = lock
+        self._mode = LOCK_MODE if lock else NOTICE_MODE
+        self._text = b""
         self._fd = -1
 
     def __enter__(self) -> PidFile:
-        self._fd = self._locked()
+        self._fd = self._locked() if self._lock else self._open()
+        self._text = b"%d\n" % os.getpid()
         try:
-            os.fchmod(self._fd, PID_FILE_MODE)
+            os.fchmod(self._fd, self._mode)
             os.ftruncate(self._fd, 0)
-            os.pwrite(self._fd, b"%d\n" % os.getpid(), 0)
+            os.pwrite(self._fd, self._text, 0)
         except OSError as error:
             self.close()
             raise StartError(f"{self.path}: cannot write the pid: {error.strerror}") from error
@@ -196,22 +205,29 @@ class PidFile:
             return
         fd, self._fd = self._fd, -1
         with contextlib.suppress(OSError):  # the folder may be gone, or our right to it; the lock ends all the same
-            if _same(os.fstat(fd), self.path):
+            ours = self._lock or os.pread(fd, MAX_PID_TEXT, 0) in (self._text, b"")
+            if ours and _same(os.fstat(fd), self.path):
                 os.unlink(self.path)
         os.close(fd)
 
+    def _open(self) -> int:
+        """The file, made if it is missing; a plain file of ours. Raises StartError."""
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+        try:
+            fd = os.open(self.path, flags, self._mode)
+        except OSError as error:
+            raise StartError(f"{self.path}: cannot open the pid file: {error.strerror}") from error
+        found = os.fstat(fd)
+        if not stat.S_ISREG(found.st_mode) or found.st_uid not in (0, os.geteuid()) or found.st_nlink > 1:
+            os.close(fd)
+            raise StartError(f"{self.path}: not a plain file of ours, so it is not used as pid file")
+        return fd
+
     def _locked(self) -> int:
         for _ in range(LOCK_ATTEMPTS):
-            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
-            try:
-                fd = os.open(self.path, flags, PID_FILE_MODE)
-            except OSError as error:
-                raise StartError(f"{self.path}: cannot open the pid file: {error.strerror}") from error
+            fd = self._open()
             held = False
             try:
-                found = os.fstat(fd)
-                if not stat.S_ISREG(found.st_mode) or found.st_uid not in (0, os.geteuid()) or found.st_nlink > 1:
-                    raise StartError(f"{self.path}: not a plain file of ours, so it is not used as pid file")
                 try:
                     fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except BlockingIOError:

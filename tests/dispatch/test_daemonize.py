@@ -74,7 +74,7 @@ with PidFile({str(pid_file)!r}):
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "a last word\n")
     pid = int(pid_file.read_text())
     assert Path(f"/proc/{pid}").exists()
-    assert stat.S_IMODE(pid_file.stat().st_mode) == 0o644
+    assert stat.S_IMODE(pid_file.stat().st_mode) == 0o600
     end = time.monotonic() + DEADLINE
     while not report.exists():
         assert time.monotonic() < end
@@ -145,7 +145,7 @@ def test_pid_file_is_written_locked_and_removed(tmp_path: Path) -> None:
     try:
         with PidFile(path) as held:
             assert path.read_text() == f"{os.getpid()}\n"
-            assert stat.S_IMODE(path.stat().st_mode) == 0o644
+            assert stat.S_IMODE(path.stat().st_mode) == 0o600
             with pytest.raises(StartError, match=rf"another instance runs, pid {os.getpid()}") as caught, PidFile(path):
                 pass
             assert caught.value.code == EXIT_START
