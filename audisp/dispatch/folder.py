@@ -50,6 +50,18 @@ def open_folder(path: Path | str) -> int:
     return folder
 
 
+def make_folder(path: Path) -> None:
+    """See that the folder is there, with its parents, mode 0700 if it is new. StoreError if it cannot be made, or others
+    may write to it."""
+    try:
+        path.mkdir(FOLDER_MODE, parents=True, exist_ok=True)
+        found = os.lstat(path)
+    except OSError as error:
+        raise StoreError(f"{path}: cannot make the folder: {error.strerror}") from error
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid not in (0, os.geteuid()) or found.st_mode & 0o022:
+        raise StoreError(f"{path}: must be a folder of root's or ours that nobody else may write to")
+
+
 def open_file(folder: int, name: str, flags: int, where: Path | str) -> int:
     """Descriptor of a regular file in the folder; made with mode 0600 if `flags` has O_CREAT. The caller closes.
 
