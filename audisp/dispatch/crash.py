@@ -12,7 +12,7 @@ from collections.abc import Iterable
 
 import attrs
 
-from audisp.record import STAMP, Block
+from audisp.record import Block
 
 
 @attrs.frozen
@@ -41,9 +41,5 @@ class Crash:
 
 
 def first_serial(blocks: Iterable[Block]) -> int | None:
-    """First serial in these blocks that is the stream's, not the dispatcher's own (DAEMON_*)."""
-    for block in blocks:
-        for found in STAMP.finditer(block.data):
-            if b"type=DAEMON_" not in found[0]:
-                return int(found[3])
-    return None
+    """The first of the kernel's serials in these blocks."""
+    return next((serial for block in blocks if (serial := block.first_serial()) is not None), None)
