@@ -46,7 +46,7 @@ class Gap:
         that it would have told of, so that no loss goes untold."""
         if isinstance(block, Marker):
             self.extend(block.gap)
-        else:
+        elif not block.own:
             self.extend(Gap("", block.records, block.first_serial(), block.last_serial()))
 
     def extend(self, later: Gap) -> None:

@@ -283,6 +283,10 @@ class ChildRunner:
         """The processes that work for this plugin."""
         return [] if self.launched is None else [self.launched.pid]
 
+    def detail(self) -> dict[str, str]:
+        """How its last process ended."""
+        return {} if self.last_end is None else {"last end": self.last_end.description}
+
     def holding(self) -> Iterator[Block]:
         """See Runner."""
         return iter(()) if self._channel is None else self._channel.blocks()

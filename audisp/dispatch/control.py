@@ -24,6 +24,9 @@ MAX_CLIENTS: Final = 16
 IDLE_SECONDS: Final = 30.0
 """A client that says nothing for this long is let go, so that it cannot hold one of the places."""
 
+ACCEPT_PAUSE: Final = 0.1
+"""Seconds before the next client is accepted after an error."""
+
 Answer = Callable[[dict[str, Any]], dict[str, Any]]
 
 
@@ -38,27 +41,44 @@ async def serve_control(
             os.unlink(path)
     except FileNotFoundError:
         pass
-    listener = trio.socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    old = os.umask(0o177)
+    listener = trio.socket.from_stdlib_socket(_bound(path))
     try:
-        await listener.bind(str(path))
-    except OSError as error:
-        listener.close()
-        raise SourceError(f"control socket {path}: {error.strerror}") from error
-    finally:
-        os.umask(old)
-    try:
-        listener.listen(MAX_CLIENTS)
         places = trio.CapacityLimiter(MAX_CLIENTS)
         async with trio.open_nursery() as nursery:
             task_status.started()
             while True:
                 await places.acquire_on_behalf_of(token := object())
-                client, _ = await listener.accept()
+                client = await _accept(listener)
                 nursery.start_soon(_serve_client, client, answer, places, token)
     finally:
         listener.close()
         path.unlink(missing_ok=True)
+
+
+def _bound(path: Path) -> socket.socket:
+    """The listening socket, nobody else's from its first moment. Not a checkpoint, because the umask is everybody's."""
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    old = os.umask(0o777 & ~MODE)
+    try:
+        listener.bind(str(path))
+        listener.listen(MAX_CLIENTS)
+    except OSError as error:
+        listener.close()
+        raise SourceError(f"control socket {path}: {error.strerror or error}") from error
+    finally:
+        os.umask(old)
+    return listener
+
+
+async def _accept(listener: trio.socket.SocketType) -> trio.socket.SocketType:
+    while True:
+        try:
+            client, _ = await listener.accept()
+        except OSError:
+            # The client is gone again, or we are out of descriptors: neither is for ever, and no reason to end.
+            await trio.sleep(ACCEPT_PAUSE)
+        else:
+            return client
 
 
 def _allowed(client: trio.socket.SocketType) -> bool:

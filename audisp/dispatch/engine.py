@@ -34,7 +34,7 @@ from audisp.dispatch.plan import Plan, load
 from audisp.dispatch.roster import Roster
 from audisp.dispatch.router import Router, SourceRoute
 from audisp.dispatch.runner import Say
-from audisp.errors import AudispError, ConfigError, SourceError, StoreError
+from audisp.errors import ConfigError, SourceError, StoreError
 from audisp.sources.contract import Source, SourceBooks
 from audisp.sources.netlink import NetlinkSource
 
@@ -188,25 +188,26 @@ class Engine:
 
     async def _reload(self, plugins: trio.Nursery, who: Signaller | None) -> None:
         try:
-            plan = load(self.plan.options)
+            # In a thread: finding out the name of this host may ask a name server.
+            plan = await trio.to_thread.run_sync(load, self.plan.options)
         except ConfigError as error:
             self.say("error", f"reload: {error}; everything stays as it was")
             self._emit(DAEMON_CONFIG, daemon_fields("reconfigure state=no-change", self.plan, who, result="failed"))
             return
         for bad in plan.errors:
-            self.say("error", f"reload: {bad}; this plugin stays as it was")
+            self.say("error", f"reload: {bad}; what runs of it stays as it was")
         for notice in plan.notices:
             self.say("notice", notice)
-        if (plan.sources, plan.own.runtime_dir) != (self.plan.sources, self.plan.own.runtime_dir):
-            self.say("warning", "reload: changed sources and folders take effect at the next start")
-            plan = attrs.evolve(
-                plan, sources=self.plan.sources, own=attrs.evolve(plan.own, runtime_dir=self.plan.own.runtime_dir)
-            )
-        try:
-            done = await self.roster.reload(plugins, plan)
-        except AudispError as error:
-            self.say("error", f"reload: {error}")
-            done = []
+        if _lasting(plan) != _lasting(self.plan):
+            self.say("warning", "reload: other sources, folders or node names take effect at the next start")
+        now = self.plan.own
+        plan = attrs.evolve(
+            plan,
+            sources=self.plan.sources,
+            node=self.plan.node,
+            own=attrs.evolve(plan.own, runtime_dir=now.runtime_dir, state_dir=now.state_dir, spill_dir=now.spill_dir),
+        )
+        done = await self.roster.reload(plugins, plan)
         self.plan = plan
         self.own.warn_percent = plan.own.own_activity_warn
         self.say("notice", f"reload: {', '.join(done) or 'nothing had changed'}")
@@ -329,7 +330,6 @@ class Engine:
         plugins = {}
         for name, entry in self.roster.entries.items():
             runner = entry.runner
-            state = getattr(getattr(runner, "delivery", None), "state", None)
             host = getattr(runner, "host", None)
             plugins[name] = self._plugin_books(name) | {
                 "state": runner.state,
@@ -340,7 +340,7 @@ class Engine:
                 "required": entry.intake.required,
                 "overflow_action": entry.action,
                 "counters": dict(host.counters) if host is not None else {},
-                "detail": dict(state()) if state is not None else {},
+                "detail": runner.detail(),
             }
         sources = {source.name: self._source_books(source) for source in [*self.sources]}
         sources["internal"] = attrs.asdict(self.internal_books)
@@ -372,3 +372,9 @@ class Engine:
             statefile.write(path, statefile.lines(self.snapshot(), self.plan), self.plan.auditd.log_group)
         except OSError as error:
             self.say("error", f"{path}: {error.strerror}")
+
+
+def _lasting(plan: Plan) -> tuple[object, ...]:
+    """What a reload does not change."""
+    own = plan.as_read
+    return plan.sources, plan.node, own.runtime_dir, own.state_dir, own.spill_dir, own.rcvbuf, own.control

@@ -51,8 +51,8 @@ def open_folder(path: Path | str) -> int:
 
 
 def make_folder(path: Path) -> None:
-    """See that the folder is there, with its parents, mode 0700 if it is new. StoreError if it cannot be made, or others
-    may write to it."""
+    """See that the folder is there, with its parents, mode 0700 if it is new. StoreError if it cannot be made, or
+    others may write to it."""
     try:
         path.mkdir(FOLDER_MODE, parents=True, exist_ok=True)
         found = os.lstat(path)

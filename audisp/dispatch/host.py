@@ -104,6 +104,7 @@ class PluginHost:
     """Puts a record into the stream, not back to this plugin."""
     action: Callable[[str, str, str | None], None]
     clock: Callable[[], float]
+    """Seconds, monotonic; called from any thread."""
     counters: dict[str, int] = attrs.field(factory=dict)
     _lock: threading.Lock = attrs.field(factory=threading.Lock)
     _second: float = 0.0
@@ -122,8 +123,9 @@ class PluginHost:
         """A record of the plugin's own. Raises ValueError for a type or text that is not allowed."""
         if type_ not in EMIT_TYPES or type_ in DAEMON_TYPES:
             raise ValueError(f"record type {type_} may not be emitted: 1100 to 1199 and 1300 to 2999 may")
-        if len(fields) > EMIT_BYTES:
-            raise ValueError(f"{len(fields)} characters are more than an audit record takes ({EMIT_BYTES})")
+        size = len(fields.encode("utf-8", "surrogateescape"))
+        if size > EMIT_BYTES:
+            raise ValueError(f"{size} bytes are more than an audit record takes ({EMIT_BYTES})")
         now = self.clock()
         with self._lock:
             if now - self._second >= 1:

@@ -365,6 +365,16 @@ class InProcessRunner:
         """None: it lives in ours."""
         return []
 
+    def detail(self) -> dict[str, str]:
+        """What the plugin's own `state` says."""
+        state = None if self.delivery is None else self.delivery.state
+        if state is None:
+            return {}
+        try:
+            return {str(key): str(value) for key, value in state().items()}
+        except FOREIGN as error:
+            return {"state": f"failed: {_named(error)}"}
+
     def holding(self) -> Iterator[Block]:
         """See Runner."""
         return iter(() if self._held is None else (self._held,))

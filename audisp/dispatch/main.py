@@ -85,12 +85,16 @@ def run(options: Options) -> int:
         if not (options.foreground or options.no_fork or options.observe):
             readiness = daemonize.into_background()
         with contextlib.ExitStack() as held:
+            held.enter_context(_signals_wait())
             plan = held.enter_context(_folders(plan))
-            _hold_pid(plan, options, held)
+            held.enter_context(daemonize.PidFile(plan.own.runtime_dir / "audispd.pid"))
             previous = _previous(plan, say)
             # Before the priority: who may not have the stream is told so, and not that he cannot have the priority.
             sources = _open_sources(plan, previous, say, held)
             held.callback(_close, sources)
+            if readiness.background and plan.owner:
+                # Not before the stream is ours: until then the file may be a living auditd's.
+                held.enter_context(daemonize.PidFile(AUDITD_PID_FILE, lock=False))
             if not options.observe:
                 daemonize.boost_priority(plan.auditd.priority_boost)
                 problem = daemonize.avoid_oom_killer()
@@ -162,7 +166,10 @@ def _folders(plan: Plan) -> Iterator[Plan]:
     """The instance's folders, private from the start. One that observes, or is not root, gets a folder of its own."""
     own = plan.own
     if plan.options.runtime_dir is None and (plan.options.observe or os.geteuid() != 0):
-        folder = Path(tempfile.mkdtemp(prefix="audisp-"))
+        try:
+            folder = Path(tempfile.mkdtemp(prefix="audisp-"))
+        except OSError as error:
+            raise StoreError(f"{tempfile.gettempdir()}: cannot make a private folder: {error.strerror}") from error
         try:
             state = folder / "state"
             state.mkdir(0o700)
@@ -177,10 +184,18 @@ def _folders(plan: Plan) -> Iterator[Plan]:
     yield plan
 
 
-def _hold_pid(plan: Plan, options: Options, held: contextlib.ExitStack) -> None:
-    held.enter_context(daemonize.PidFile(plan.own.runtime_dir / "audispd.pid"))
-    if plan.owner and not (options.foreground or options.no_fork):
-        held.enter_context(daemonize.PidFile(AUDITD_PID_FILE))
+@contextlib.contextmanager
+def _signals_wait() -> Iterator[None]:
+    """Until trio hears them, signals wait; once it does no more, they are ignored. Without this one that comes early or
+    twice would kill us with the stream still ours, and its pid left in the kernel. To be entered before any thread."""
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in SIGNALS}
+    old = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, old)
+        for number, action in before.items():
+            signal.signal(number, action)
 
 
 def _previous(plan: Plan, say: Speech) -> ledger.Previous:
@@ -292,6 +307,7 @@ async def _main(
     )
     async with trio.open_nursery() as nursery:
         with trio.open_signal_receiver(*SIGNALS) as signals:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
             nursery.start_soon(_hear, signals, engine)
             nursery.start_soon(_speak, voice)
             if plan.options.observe:

@@ -23,9 +23,6 @@ OBSERVE_QUEUE_DEPTH: Final = 2_000
 """q_depth of --observe, which reads no auditd.conf: auditd's default."""
 LOG: Final = "log"
 """Name of the plugin that writes auditd's own log."""
-SHOW: Final = "stdout"
-"""Name of the plugin that prints records in its place."""
-
 PACKAGE: Final = Path(__file__).resolve().parent.parent
 """The package's folder. In a checkout conf/ lies beside it, in a wheel inside it."""
 
@@ -54,6 +51,9 @@ class Plan:
     options: Options
     auditd: auditd.AuditdConf
     own: audispd.AudispdConf
+    """As it is in force: the folders may be others than those that were read."""
+    as_read: audispd.AudispdConf
+    plugin_dir: Path
     plugins: tuple[PluginConf, ...]
     sources: tuple[SourceSpec, ...]
     node: bytes | None
@@ -69,11 +69,6 @@ class Plan:
     def writes_log(self) -> bool:
         """We write auditd's log file, as auditd does in the background."""
         return self.owner and self.auditd.write_logs and not self.options.foreground and not self.options.observe
-
-    @property
-    def shows_records(self) -> bool:
-        """We print the records in place of the log file, as auditd does in the foreground."""
-        return self.owner and self.auditd.write_logs and self.options.foreground and not self.options.observe
 
     @property
     def queue_bytes(self) -> int:
@@ -114,6 +109,8 @@ def load(options: Options) -> Plan:
         options=options,
         auditd=conf,
         own=own,
+        as_read=own,
+        plugin_dir=folder,
         plugins=tuple(each for each in found if each.active),
         sources=specs,
         node=node_name(conf),

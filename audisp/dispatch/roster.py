@@ -6,7 +6,9 @@ the new one goes on from there, so a reload neither loses nor doubles a record.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,20 +20,25 @@ from audisp.config.grammar import Setting
 from audisp.config.plugins import PluginConf, settings_of
 from audisp.dispatch.child import ChildRunner
 from audisp.dispatch.crash import Crash
+from audisp.dispatch.folder import make_folder
 from audisp.dispatch.host import PluginHost, load_type
 from audisp.dispatch.inprocess import InProcessRunner
 from audisp.dispatch.intake import Intake, Policy
 from audisp.dispatch.internal import DAEMON_ERR, Internal
-from audisp.dispatch.plan import LOG, SHOW, Plan
+from audisp.dispatch.plan import LOG, Plan
 from audisp.dispatch.restart import Restarts
 from audisp.dispatch.router import Router
 from audisp.dispatch.runner import Runner, Say
 from audisp.dispatch.spill import SpillTask, open_spill
-from audisp.errors import AudispError, PluginError
+from audisp.errors import AudispError, PluginError, StoreError
 from audisp.plugin import PluginType
 
 RELOAD_SECONDS: Final = 5.0
-"""What a plugin that is restarted or removed by a reload may take to read what it has been sent."""
+"""What a plugin that is removed by a reload may take to read what it has been sent."""
+OPEN_SECONDS: Final = 10.0
+"""How long the start waits for a plugin to be opened. One that takes longer is opened beside the running stream."""
+OPEN_REQUIRED: Final = 60.0
+"""The same for a required plugin, without which the stream is not started."""
 STDOUT: Final = "stdout"
 """The plugin that -f implies."""
 SPILL_FACTOR: Final = 10
@@ -79,9 +86,6 @@ class Roster:
             # auditd -f prints the records.
             raw = Setting("form", ("raw",), 0, "raw")
             confs.append(PluginConf(name=STDOUT, path=Path("-f"), active=True, plugin=STDOUT, settings=(raw,)))
-        if plan.shows_records and not any(conf.name == SHOW for conf in confs):
-            folder = plan.options.conf_dir or Path("/")
-            confs.insert(0, PluginConf(name=SHOW, path=folder / "auditd.conf", active=True, plugin=SHOW))
         return confs
 
     def _key(self, conf: PluginConf) -> object:
@@ -93,6 +97,7 @@ class Roster:
             plan.queue_bytes,
             plan.auditd.overflow_action,
             plan.auditd.max_restarts,
+            plan.own.spill_min_free,
             *settings,
         )
 
@@ -101,34 +106,41 @@ class Roster:
     async def start(self, nursery: trio.Nursery, confs: Iterable[PluginConf]) -> None:
         """Start plugins. A required one that cannot be opened raises PluginError; others are reported and retried."""
         for conf in confs:
-            await self._start(nursery, conf)
+            try:
+                await self._start(nursery, conf)
+            except AudispError as error:
+                if self._required(conf):
+                    raise
+                self.say("error", f"plugin {conf.name}: not started: {error}")
+                continue
+            await self._opened(self.entries[conf.name], fatal=True)
 
     async def _start(self, nursery: trio.Nursery, conf: PluginConf) -> None:
-        try:
-            made = self._make_type(conf)
-        except AudispError as error:
-            if self._required(conf):
-                raise
-            self.say("error", f"plugin {conf.name}: not started: {error}")
-            return
+        """Raises AudispError for what can be known before it runs."""
+        made = self._make_type(conf)
         intake = self._make_intake(conf)
-        spill = None
-        if intake.policy == "spill":
-            spill = await self._open_spill(nursery, conf, intake)
         runner = self._make_runner(conf, intake, made)
-        entry = self.entries[conf.name] = Entry(conf, self._key(conf), intake, runner, self._action(conf), spill)
+        entry = self.entries[conf.name] = Entry(conf, self._key(conf), intake, runner, self._action(conf))
         self._book_crash(conf.name, intake)
+        await self._spill_if_wanted(nursery, entry)
         nursery.start_soon(runner.run)
-        await self._opened(entry)
         self._publish()
 
-    async def _opened(self, entry: Entry) -> None:
-        """Wait until an in-process plugin has been opened, or has failed once."""
+    async def _opened(self, entry: Entry, *, fatal: bool = False) -> None:
+        """Wait until an in-process plugin has been opened, or has failed once, or takes too long. fatal: raises
+        PluginError if the plugin is required and is not open then."""
         runner = entry.runner
-        if isinstance(runner, InProcessRunner):
+        if not isinstance(runner, InProcessRunner):
+            return
+        seconds = OPEN_REQUIRED if fatal and entry.intake.required else OPEN_SECONDS
+        with trio.move_on_after(seconds) as waiting:
             await runner.opened.wait()
-            if runner.first_problem is not None and entry.intake.required:
-                raise PluginError(f"plugin {entry.conf.name}: {runner.first_problem}")
+        problem = runner.first_problem
+        if waiting.cancelled_caught:
+            problem = f"is not open after {seconds:g} s"
+            self.say("warning", f"plugin {entry.conf.name}: {problem}; the others do not wait for it")
+        if problem is not None and fatal and entry.intake.required:
+            raise PluginError(f"plugin {entry.conf.name}: {problem}")
 
     def _publish(self) -> None:
         self.router.intakes = tuple(entry.intake for entry in self.entries.values())
@@ -163,6 +175,10 @@ class Roster:
             required=self._required(conf),
             mark=self.internal.loss,
         )
+        intake.overflowed = self._overflow_action(conf, intake)
+        return intake
+
+    def _overflow_action(self, conf: PluginConf, intake: Intake) -> Callable[[], None]:
         token = trio.lowlevel.current_trio_token()
         action = self._action(conf)
 
@@ -170,12 +186,12 @@ class Roster:
             if action == "suspend":
                 intake.refusing = "suspended"
             if action in ("suspend", "single", "halt"):
+                # In the loop: from here it could be a thread that holds the intake's lock.
                 token.run_sync_soon(
                     self.act, "syslog" if action == "suspend" else action, f"queue of plugin {conf.name} is full", None
                 )
 
-        intake.overflowed = overflowed
-        return intake
+        return overflowed
 
     def _make_runner(self, conf: PluginConf, intake: Intake, made: tuple[PluginType, Any] | None) -> Runner:
         limit = self.plan.auditd.max_restarts if conf.max_restarts is None else conf.max_restarts
@@ -190,7 +206,7 @@ class Roster:
             voice=self.say,
             emitted=lambda type_, text: self._emit(intake, type_, text),
             action=self.act,
-            clock=trio.current_time,
+            clock=time.monotonic,
         )
         return InProcessRunner(
             conf,
@@ -207,17 +223,28 @@ class Roster:
     def _emit(self, emitter: Intake, type_: int, text: str) -> None:
         self.router.send_own(self.internal.record(type_, text), emitter)
 
-    async def _open_spill(self, nursery: trio.Nursery, conf: PluginConf, intake: Intake) -> SpillTask:
-        own = self.plan.own
-        spill = await open_spill(
-            intake,
-            own.spill_dir / conf.name,
-            max_bytes=conf.spill_bytes or SPILL_FACTOR * intake.queue.max_bytes,
-            min_free=own.spill_min_free if conf.spill_min_free is None else conf.spill_min_free,
-            say=self.say,
-        )
-        nursery.start_soon(spill.run)
-        return spill
+    async def _spill_if_wanted(self, nursery: trio.Nursery, entry: Entry) -> None:
+        """Open the spill of a plugin that is to have one, or give it its new bounds. One that is to have none any more
+        keeps it until it is empty."""
+        conf, intake, own = entry.conf, entry.intake, self.plan.own
+        if self._policy(conf) != "spill":
+            return
+        max_bytes = conf.spill_bytes or SPILL_FACTOR * intake.queue.max_bytes
+        min_free = own.spill_min_free if conf.spill_min_free is None else conf.spill_min_free
+        if entry.spill is not None:
+            entry.spill.chain.bound(max_bytes, min_free)
+            return
+        try:
+            await trio.to_thread.run_sync(make_folder, own.spill_dir)
+            entry.spill = await open_spill(
+                intake, own.spill_dir / conf.name, max_bytes=max_bytes, min_free=min_free, say=self.say
+            )
+        except StoreError as error:
+            self.say("error", f"plugin {conf.name}: runs without spill, what its queue does not hold is lost: {error}")
+            with intake.lock:
+                intake.policy = "drop_newest"
+            return
+        nursery.start_soon(entry.spill.run)
 
     def _book_crash(self, name: str, intake: Intake) -> None:
         crash = self.crashes.get(name)
@@ -241,53 +268,68 @@ class Roster:
         A plugin whose file is bad now (`plan.errors`) keeps running as it was.
         """
         bad = {error_name(error) for error in plan.errors}
+        # The folder itself could not be read: nothing is known of any plugin.
+        blind = any(error.path == plan.plugin_dir for error in plan.errors)
         self.plan = plan
         wanted = {conf.name: conf for conf in self.wanted(plan)}
-        done = []
-        for name in list(self.entries):
-            if name not in wanted and name not in bad:
-                await self._remove(name)
-                done.append(f"{name} ended")
-        for name, conf in wanted.items():
-            entry = self.entries.get(name)
-            if entry is None:
-                await self._start(nursery, conf)
-                done.append(f"{name} started" if name in self.entries else f"{name} not started")
-            elif entry.key != self._key(conf) or entry.runner.state == "failed":
-                done.append(await self._restart(nursery, entry, conf))
-            else:
-                entry.intake.resume()
-        return done
+        done: dict[str, str] = {}
+
+        async def change(name: str, work: Callable[[], Awaitable[str]]) -> None:
+            try:
+                done[name] = await work()
+            except AudispError as error:
+                self.say("error", f"plugin {name}: stays as it was: {error}")
+                done[name] = "kept" if name in self.entries else "not started"
+
+        # Side by side: one that does not want to end must not keep the others from being fed.
+        async with trio.open_nursery() as changes:
+            for name in list(self.entries):
+                if name not in wanted and name not in bad and not blind:
+                    changes.start_soon(change, name, partial(self._remove, name))
+            for name, conf in wanted.items():
+                entry_now = self.entries.get(name)
+                if entry_now is None:
+                    changes.start_soon(change, name, partial(self._add, nursery, conf))
+                elif entry_now.key != self._key(conf) or entry_now.runner.state == "failed":
+                    changes.start_soon(change, name, partial(self._restart, nursery, entry_now, conf))
+                elif entry_now.intake.refusing == "suspended":
+                    entry_now.intake.resume()
+                    done[name] = "resumed"
+        return [f"{name} {what}" for name, what in sorted(done.items())]
+
+    async def _add(self, nursery: trio.Nursery, conf: PluginConf) -> str:
+        await self._start(nursery, conf)
+        await self._opened(self.entries[conf.name])
+        return "started"
 
     async def _restart(self, nursery: trio.Nursery, entry: Entry, conf: PluginConf) -> str:
-        try:
-            made = self._make_type(conf)
-        except AudispError as error:
-            self.say("error", f"plugin {conf.name}: keeps running as it was: {error}")
-            return f"{conf.name} kept"
-        if (entry.spill is None) == (self._policy(conf) == "spill"):
-            await self._remove(conf.name)
-            await self._start(nursery, conf)
-            return f"{conf.name} started anew"
+        """Another runner for the same intake, so that nothing is lost or doubled. Raises AudispError for what can be
+        known before the old one is stopped."""
+        made = self._make_type(conf)
         await entry.runner.stop(trio.current_time())
         intake = entry.intake
+        entry.conf, entry.key, entry.action = conf, self._key(conf), self._action(conf)
         with intake.lock:
             intake.direct = None
             intake.policy = self._policy(conf)
             intake.required = self._required(conf)
+            intake.overflowed = self._overflow_action(conf, intake)
             intake.queue.max_bytes = conf.queue_bytes or self.plan.queue_bytes
             intake.queue.max_records = conf.queue_records
             intake.refusing = None
-        entry.conf, entry.key, entry.action = conf, self._key(conf), self._action(conf)
+        await self._spill_if_wanted(nursery, entry)
         entry.runner = self._make_runner(conf, intake, made)
+        with intake.lock:
+            intake.check_room()
         nursery.start_soon(entry.runner.run)
         await self._opened(entry)
-        return f"{conf.name} restarted"
+        return "restarted"
 
-    async def _remove(self, name: str) -> None:
+    async def _remove(self, name: str) -> str:
         entry = self.entries.pop(name)
         self._publish()
         await self._close(entry, trio.current_time() + RELOAD_SECONDS, "removed")
+        return "ended"
 
     # ---- ending ----
 

@@ -52,6 +52,9 @@ class Runner(Protocol):
     def pids(self) -> list[int]:
         """Processes of its own."""
 
+    def detail(self) -> dict[str, str]:
+        """What the plugin itself says of its state, for status."""
+
     def holding(self) -> Iterator[Block]:
         """What it has taken and not acknowledged, oldest first. The intake's lock is held."""
 
