@@ -11,6 +11,7 @@ import contextlib
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -49,7 +50,7 @@ class Place:
 
 @contextlib.contextmanager
 def place() -> Iterator[Place]:
-    """Make the scratch folder and build the programs. Raises CalledProcessError when gcc does not like them."""
+    """Make the scratch folder and what is in it. CalledProcessError: the C does not compile, or our code not start."""
     os.umask(0o022)
     folder = Path(tempfile.mkdtemp(prefix="audisp-bench-", dir=SCRATCH))
     try:
@@ -65,8 +66,9 @@ def _copy(code: Path) -> None:
     for package, name in ((ROOT / "audisp", "audisp"), (ROOT / "plugins" / "audisp_plugins", "audisp_plugins")):
         shutil.copytree(package, code / name, ignore=ignore)
     shutil.copyfile(ROOT / "tests" / "bench" / "stamped.py", code / "stamped.py")
-    # The first start is not to be the one that compiles.
+    # The first start is not to be the one that compiles; and code that does not start is to be found out now.
     compileall.compile_dir(code, quiet=1)
+    subprocess.run([sys.executable, "-m", "audisp.cli.audispd", "--version"], cwd=code, stdout=2, check=True)
 
 
 def build(name: str, folder: Path) -> Path:

@@ -12,10 +12,11 @@ import os
 import platform
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -87,15 +88,25 @@ def main() -> int:
     if unmet:
         print(f"make bench: {unmet}", file=sys.stderr)
         return 1
+    # However it ends, the kernel's audit is given back and the scratch folder removed.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        with place() as here:
+            return _measure(Setting(here, given.runs, given.scale, _note), given.part or list(PARTS))
+    except (OSError, subprocess.SubprocessError) as error:
+        print(f"make bench: {error}", file=sys.stderr)
+        return 1
+
+
+def _measure(setting: Setting, parts: Sequence[str]) -> int:
     print(machine(), flush=True)
     failed = False
-    with place() as here:
-        for name in given.part or PARTS:
-            try:
-                print(PARTS[name](Setting(here, given.runs, given.scale, _note)), flush=True)
-            except (Unavailable, OSError, RuntimeError, subprocess.SubprocessError) as error:
-                print(f"{name}: could not be measured: {error}\n", flush=True)
-                failed = True
+    for name in parts:
+        try:
+            print(PARTS[name](setting), flush=True)
+        except (Unavailable, OSError, RuntimeError, subprocess.SubprocessError) as error:
+            print(f"{name}: could not be measured: {error}\n", flush=True)
+            failed = True
     return 1 if failed else 0
 
 
