@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -64,13 +65,18 @@ def main(argv: list[str] | None = None) -> int:
     """Entry point."""
     given = _parser().parse_args(argv)
     if given.command == "check":
-        return check(given.folder.absolute(), settings_for, allow_links=given.allow_links)
+        try:
+            status = check(given.folder.absolute(), settings_for, allow_links=given.allow_links)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            return _unread()
+        return status
     try:
         if given.command == "status":
             return _status(given.runtime_dir, as_json=given.json, watch=given.watch)
         answer = ask(given.runtime_dir, given.command)
     except OSError as error:
-        print(f"audisp: no dispatcher answers at {given.runtime_dir}: {error.strerror or error}", file=sys.stderr)
+        print(f"audisp: {_unreachable(given.runtime_dir, error)}", file=sys.stderr)
         return EXIT_FAILED
     except AudispError as error:
         print(f"audisp: {error}", file=sys.stderr)
@@ -81,20 +87,40 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
+def _unreachable(folder: Path, error: OSError) -> str:
+    """Why nobody answers, in words for who asked."""
+    if isinstance(error, PermissionError):
+        return f"{folder}: only root, and the user that audispd runs as, may ask it"
+    if isinstance(error, FileNotFoundError | ConnectionRefusedError):
+        return f"no audispd runs at {folder} (an instance with a runtime_dir of its own is found by --runtime-dir)"
+    return f"no audispd answers at {folder}: {error.strerror or error}"
+
+
+def _unread() -> int:
+    """Standard output has no reader any more (`| head`): the end, and the interpreter must not trip over it again."""
+    nowhere = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
+    return EXIT_FAILED
+
+
 def _status(folder: Path, *, as_json: bool, watch: bool) -> int:
     try:
         while True:
             snapshot = ask(folder, "status")
             if as_json:
-                print(json.dumps(snapshot), flush=True)
+                text = json.dumps(snapshot)
             else:
                 # Home and clear to the end: a table that stays in place flickers less than a cleared screen.
                 head = "\x1b[H\x1b[J" if watch and sys.stdout.isatty() else ""
-                print(
+                text = (
                     f"{head}audispd {snapshot['version']}, pid {snapshot['pid']}, up {snapshot['uptime_seconds']} s\n\n"
-                    f"{ledger_table(snapshot)}",
-                    flush=True,
+                    f"{ledger_table(snapshot)}"
                 )
+            try:
+                print(text, flush=True)
+            except BrokenPipeError:
+                return _unread()
             if not watch:
                 return 0
             time.sleep(WATCH_SECONDS)

@@ -14,7 +14,7 @@ from typing import Final, TextIO
 import attrs
 
 from audisp.config import audispd, auditd, plugins
-from audisp.config.files import OWN_CONF, read_checked
+from audisp.config.files import OWN_CONF, PLUGIN_CONF, FileKind, read_checked
 from audisp.config.grammar import ConfigErrors, parse, shown
 from audisp.errors import AudispError, ConfigError
 from audisp.sources.contract import parse_source
@@ -97,10 +97,15 @@ def _sources(conf: audispd.AudispdConf, path: Path, findings: Findings, *, allow
         try:
             parse_source(text)
         except ConfigError as problem:
-            settings, _ = parse(read_checked(path, OWN_CONF, allow_links=allow_links), path)
-            lines = [setting.line for setting in settings if setting.key == "source"]
+            lines = _lines(path, "source", OWN_CONF, allow_links=allow_links)
             line = lines[number] if number < len(lines) else None
             findings.add(ConfigError(problem.message, path=path, line=line, key="source"))
+
+
+def _lines(path: Path, key: str, kind: FileKind, *, allow_links: bool = False) -> list[int]:
+    """Where a key stands in a file that has been read without an error before."""
+    settings, _ = parse(read_checked(path, kind, allow_links=allow_links), path)
+    return [setting.line for setting in settings if setting.key == key]
 
 
 def _settings(conf: plugins.PluginConf, schema_for: SchemaFor, findings: Findings) -> None:
@@ -111,7 +116,9 @@ def _settings(conf: plugins.PluginConf, schema_for: SchemaFor, findings: Finding
     except ConfigError as problem:
         findings.add(problem)
     except AudispError as problem:
-        findings.add(ConfigError(str(problem), path=conf.path, key="plugin"))
+        # The key stands last, as `parse` lets the last one count; af_unix comes without it, from `path`.
+        line = next(reversed(_lines(conf.path, "plugin", PLUGIN_CONF)), None)
+        findings.add(ConfigError(str(problem), path=conf.path, line=line, key="plugin"))
 
 
 def check(

@@ -67,7 +67,7 @@ def _load_installed(name: str) -> object:
     if name not in points:
         near = difflib.get_close_matches(name, points, 1)
         raise PluginError(
-            f"plugin {name}: no such plugin is installed"
+            f"no plugin called {name!r} is installed"
             + (f"; did you mean {near[0]}?" if near else f" (there are: {', '.join(sorted(points)) or 'none'})")
         )
     try:

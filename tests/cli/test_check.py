@@ -83,8 +83,9 @@ def test_every_file_is_looked_at(folder: Path) -> None:
         f"{folder}/audispd.conf:1: rcvbuf: '1' is out of range: 64K to 1G",
         f"{folder}/plugins.d/a.conf:1: unknown key 'formt' (did you mean 'format'?)",
         f"{folder}/plugins.d/b.audisp:3: unknown key 'raet' (did you mean 'rate'?)",
-        f"{folder}/plugins.d/c.audisp: plugin: no plugin is called gone",
-        f"{folder}/plugins.d/d.audisp: plugin: plugin d: its settings cannot be read: <class 'str'> is no attrs class",
+        f"{folder}/plugins.d/c.audisp:2: plugin: no plugin is called gone",
+        f"{folder}/plugins.d/d.audisp:2: plugin: plugin d: "
+        "its settings cannot be read: <class 'str'> is no attrs class",
         "7 errors, 0 notices",
     ]
     assert run(folder, quiet=True) == (WRONG, lines[:-1])

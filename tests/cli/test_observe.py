@@ -61,3 +61,23 @@ def test_leaves_no_file_behind(tmp_path: Path) -> None:
         check=True,
     )
     assert list(folder.iterdir()) == []
+
+
+def test_check_and_status_survive_a_reader_that_leaves() -> None:
+    for words in (
+        ["check", str(Path(__file__).resolve().parents[2] / "conf")],
+        ["status", "--runtime-dir", "/nowhere"],
+    ):
+        read, write = os.pipe()
+        os.close(read)
+        done = subprocess.run(
+            [sys.executable, "-I", "-m", "audisp.cli.audisp", *words],
+            stdout=write,
+            stderr=subprocess.PIPE,
+            timeout=ENDS,
+            check=False,
+        )
+        os.close(write)
+        assert done.returncode == 1
+        assert b"Traceback" not in done.stderr
+        assert b"Exception ignored" not in done.stderr
