@@ -81,6 +81,8 @@ def run(options: Options) -> int:
             say("error", str(error) if whole else f"{error}; this plugin is left out")
         for notice in plan.notices:
             say("notice", notice)
+        if not plan.plugins and not plan.writes_log and not plan.options.foreground:
+            say("warning", "no plugin is active and no log is written: records are counted, and go nowhere")
         daemonize.settle()
         if not (options.foreground or options.no_fork or options.observe):
             readiness = daemonize.into_background()

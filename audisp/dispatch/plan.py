@@ -88,10 +88,20 @@ def load(options: Options) -> Plan:
     notices: list[str] = []
     conf, own = auditd.AuditdConf(q_depth=OBSERVE_QUEUE_DEPTH), audispd.AudispdConf()
     if options.conf_dir is not None:
-        conf, said = auditd.load(options.conf_dir / "auditd.conf", allow_links=options.allow_links)
-        notices += said
-        own, said = audispd.load(options.conf_dir / audispd.NAME, allow_links=options.allow_links)
-        notices += said
+        wrong: list[ConfigError] = []
+        try:
+            conf, said = auditd.load(options.conf_dir / "auditd.conf", allow_links=options.allow_links)
+            notices += said
+        except ConfigErrors as problems:
+            wrong += problems.errors
+        try:
+            own, said = audispd.load(options.conf_dir / audispd.NAME, allow_links=options.allow_links)
+            notices += said
+        except ConfigErrors as problems:
+            wrong += problems.errors
+        if wrong:
+            # Both files' errors at once: who mends them does not want to start as often as there are mistakes.
+            raise ConfigErrors(wrong)
     specs = _sources(options, own, conf.local_events)
     # What comes with the code is as trustworthy as the code, whoever owns the checkout.
     shipped = options.observe and options.plugin_dir is None

@@ -114,7 +114,7 @@ def keep(names_with_reasons: Mapping[str, Sequence[str]]) -> list[str]:
         wanted |= 1 << number
     permitted = _capget()[1]
     if not permitted:
-        return ["no capabilities to give up: not started as root"]
+        return []
     threads = len(os.listdir("/proc/self/task"))
     if threads != 1:
         raise PrivilegeError(f"capabilities must be given up before threads start, and {threads} threads exist")
