@@ -1,4 +1,4 @@
-"""A spool for the tests of this room."""
+"""A spool and a whole dispatcher for the tests of this room."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from audisp.dispatch import roster
 from audisp.dispatch.spool import Spool
 from tests.dispatch.spools import MIB, SEGMENT
+from tests.dispatch.worlds import World
 
 
 @pytest.fixture
@@ -32,3 +34,13 @@ def make_spool(spool_folder: Path) -> Iterator[Callable[..., Spool]]:
     yield make
     for spool in opened:
         spool.close()
+
+
+@pytest.fixture
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+    """Folders for a dispatcher of the test's own; plugins come from the test, not from installed packages."""
+    # In the background the dispatcher's folder is /; elsewhere a child takes one exec more.
+    monkeypatch.chdir("/")
+    made = World(tmp_path)
+    monkeypatch.setattr(roster, "load_type", made.load_type)
+    return made

@@ -6,7 +6,6 @@ import os
 import random
 import signal
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import attrs
@@ -18,6 +17,7 @@ from audisp.dispatch import child
 from audisp.dispatch.child import ChildRunner
 from audisp.dispatch.intake import Intake
 from audisp.dispatch.restart import Restarts
+from audisp.dispatch.socketpair import Channel
 from audisp.parse.form import binary_form
 from audisp.record import Block
 from tests.dispatch.intakes import Stream, block, make_intake
@@ -231,7 +231,7 @@ async def test_no_descriptors_left_costs_one_start_and_not_the_dispatcher(
     before = len(os.listdir("/proc/self/fd"))
     runner = setup.runner(KEEP)
     with monkeypatch.context() as patch:
-        patch.setattr(child.os, "pipe2", none)
+        patch.setattr(os, "pipe2", none)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(runner.run)
             await until(lambda: setup.said.heard("Too many open files"))
@@ -334,7 +334,7 @@ async def test_after_eof_the_loop_is_not_kept_busy_by_a_slow_child(
     code = KEEP.replace("65536", "2000").replace("    os.write", "    __import__('time').sleep(0.002)\n    os.write")
     runner = setup.runner(code, intake=make_intake(4 << 20))
     pumped = 0
-    pump: Callable[[object], str] = runner._pump
+    pump = runner._pump
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(runner.run)
@@ -342,7 +342,7 @@ async def test_after_eof_the_loop_is_not_kept_busy_by_a_slow_child(
         offer(runner, 1, 800)
         await trio.sleep(0.05)
 
-        def counting(channel: object) -> str:
+        def counting(channel: Channel) -> str:
             nonlocal pumped
             pumped += 1
             return pump(channel)
