@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import argparse
 import ctypes
-import os
 import sys
 from pathlib import Path
 from typing import Final
 
 from audisp import __version__
+from audisp.cli.start import isolate
 from audisp.dispatch.daemonize import EXIT_USAGE
 from audisp.dispatch.main import run
 from audisp.dispatch.plan import CONF_DIR, Options
 from audisp.errors import ConfigError
 from audisp.sources.contract import parse_source
+
+_CONF_HELP: Final = f"folder of auditd.conf and audispd.conf; default {CONF_DIR}"
 
 PR_SET_NAME: Final = 15
 """prctl(2); linux/prctl.h."""
@@ -30,9 +32,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("-f", dest="foreground", action="store_true", help="foreground: no log file, records to stdout")
     parser.add_argument("-n", dest="no_fork", action="store_true", help="stay in the foreground, but act as the daemon")
     parser.add_argument("-l", dest="allow_links", action="store_true", help="allow symlinks to configuration files")
-    parser.add_argument("-c", dest="conf_dir", metavar="DIR", type=Path, default=CONF_DIR, help="default /etc/audit")
+    parser.add_argument("-c", dest="conf_dir", metavar="DIR", type=Path, default=CONF_DIR, help=_CONF_HELP)
     parser.add_argument(
-        "-s", dest="enable", choices=("enable", "disable", "nochange"), default="enable", help="the kernel's audit flag"
+        "-s",
+        dest="enable",
+        choices=("enable", "disable", "nochange"),
+        default="enable",
+        help="what to do with the kernel's audit flag at start; default enable",
     )
     parser.add_argument(
         "--source",
@@ -52,16 +58,6 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def isolate(argv: list[str]) -> None:
-    """Start over, in the same process, in Python's isolated mode: PYTHON* variables, the user's site-packages and the
-    working directory decide nothing about the code that root runs. Returns if that is the mode already."""
-    if sys.flags.isolated or not sys.executable:
-        return
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os.execv(sys.executable, [sys.executable, "-I", "-m", "audisp.cli.audispd", *argv])  # noqa: S606 - ourselves
-
-
 def name_process(name: str) -> None:
     """Be called audispd in ps and pgrep, as the script was before `isolate`."""
     libc = ctypes.CDLL(None)
@@ -71,7 +67,7 @@ def name_process(name: str) -> None:
 def main(argv: list[str] | None = None) -> int:
     """Entry point. With argv given (in a test) the process stays what it is."""
     if argv is None:
-        isolate(sys.argv[1:])
+        isolate("audisp.cli.audispd", sys.argv[1:])
         name_process("audispd")
     parser = _parser()
     given = parser.parse_args(argv)
@@ -79,7 +75,7 @@ def main(argv: list[str] | None = None) -> int:
         sources = tuple(_absolute(text) for text in given.source)
     except ConfigError as error:
         parser.print_usage(sys.stderr)
-        print(f"audispd: --source: {error}", file=sys.stderr)
+        print(f"audispd: --source: {error.message}", file=sys.stderr)
         return EXIT_USAGE
     plugin_dir = given.plugin_dir.absolute() if given.plugin_dir else None
     options = Options(

@@ -190,7 +190,8 @@ def _folders(plan: Plan) -> Iterator[Plan]:
 def _signals_wait() -> Iterator[None]:
     """Until trio hears them, signals wait; once it does no more, they are ignored. Without this one that comes early or
     twice would kill us with the stream still ours, and its pid left in the kernel. To be entered before any thread."""
-    before = {number: signal.signal(number, signal.SIG_IGN) for number in SIGNALS}
+    # No SIG_IGN, which throws away what waits whenever it is set anew.
+    before = {number: signal.signal(number, lambda number, frame: None) for number in SIGNALS}
     old = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         yield
