@@ -32,7 +32,7 @@ ROOM_FRACTION: Final = 0.5
 cost a thread switch per record."""
 
 STAGE_FRACTION: Final = 0.25
-"""Share of the bound that may wait to be written to disk; the rest is the memory part of the queue."""
+"""Share of the bound that may wait to be written to disk while memory is full."""
 
 
 NO_ROOM: Final = ("overflow", "spill_full", "spill_failed")
@@ -179,7 +179,7 @@ class Intake:
 
     def _stage(self, block: Block, wait: bool) -> Block | None:
         size = len(block.data) + BLOCK_OVERHEAD
-        if self.staged and self.staged_bytes + size > self.queue.max_bytes * STAGE_FRACTION:
+        if self.staged and self.staged_bytes + size > self._stage_room():
             if wait or self.required:
                 return block
             self.offered += block.records
@@ -189,6 +189,12 @@ class Intake:
         self.offered += block.records
         self._stage_now(block)
         return None
+
+    def _stage_room(self) -> float:
+        """Bytes that may be staged: all that memory has drained of, because a disk that syncs takes nothing for a
+        while, and a share on top, because memory is full when spilling begins."""
+        whole = self.queue.max_bytes
+        return max(whole * STAGE_FRACTION, whole - self.queue.bytes)
 
     def stage_gap(self) -> None:
         """Put the marker of an open gap behind what is staged. Lock held."""
@@ -237,7 +243,7 @@ class Intake:
         if self.refusing is not None:
             return False
         if self.spilling:
-            return self.staged_bytes > self.queue.max_bytes * STAGE_FRACTION * ROOM_FRACTION
+            return self.staged_bytes > self._stage_room() * ROOM_FRACTION
         queue = self.queue
         return queue.bytes > queue.max_bytes * ROOM_FRACTION or (
             queue.max_records is not None and queue.records > queue.max_records * ROOM_FRACTION
