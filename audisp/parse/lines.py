@@ -21,6 +21,7 @@ HEAD: Final = re.compile(_HEAD_TEXT)
 """How every record starts: as `audisp.record.STAMP`, with the colon."""
 
 _RUN_END: Final = re.compile(rb"\n(?!" + _HEAD_TEXT + rb")")
+_BLANK: Final = re.compile(rb"\n+")  # at once: one by one, 256 KiB of them would hold the loop for a quarter second
 _STAMP_BEGUN: Final = re.compile(rb"[0-9]{1,20}(?:\.(?:[0-9]{1,3}(?::(?:[0-9]{1,20}\)?)?)?)?)?\Z")
 
 
@@ -96,6 +97,9 @@ class LineReader:
                 found = _RUN_END.search(data, start, stop - 1)
                 end = found.start() + 1 if found else stop
                 self._take_run(data[start:end])  # all of a bytes object is not copied
+            elif blank := _BLANK.match(data, start, stop):
+                end = blank.end()
+                self.skipped += end - start
             else:
                 end = data.index(b"\n", start) + 1
                 self._take_line(data[start:end])
@@ -111,9 +115,7 @@ class LineReader:
             self._records += run.count(b"\n")
 
     def _take_line(self, line: bytes) -> None:
-        if line == b"\n":
-            self.skipped += 1
-        elif fault := self._fault(line[:-1]):
+        if fault := self._fault(line[:-1]):
             self._reject(fault, line)
         else:
             self._good.append(line)
