@@ -65,7 +65,7 @@ def write(path: Path, text: list[str], group: int) -> None:
     """Put the file in place, whole. Raises OSError."""
     temporary = path.with_name(path.name + ".new")
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, MODE)
-    with open(fd, "w") as file:
+    with open(fd, "w", encoding="ascii", errors="backslashreplace") as file:
         if group:
             os.fchown(fd, -1, group)
         file.write("\n".join(text) + "\n")

@@ -143,8 +143,11 @@ def parse_source(text: str) -> SourceSpec:
         return SourceSpec(name)
     if not path:
         raise ConfigError(f"{name} needs a path; write {_spelled(name)}", key="source")
-    if "\0" in path:
-        raise ConfigError(f"the path of {name} holds a NUL byte", key="source")
+    if not path.isprintable():
+        # It becomes the source's name, which stands in the state file, in spooled frames and in status.
+        raise ConfigError(
+            f"the path of {name} is not printable text: {path!a}; give it another name, or a link", key="source"
+        )
     if name == "file" and path == "-":
         raise ConfigError("file:- is no file; write stdin", key="source")
     if name == "unix":

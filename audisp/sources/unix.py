@@ -36,6 +36,10 @@ SAME_SECONDS: Final = 60.0
 """The same change of state is said at most once in this time: a server that accepts and closes again and again, as
 auditd's does while it has another client, would otherwise write two lines every five seconds for ever."""
 
+MAX_SAID: Final = 64
+"""Changes of state remembered for that. There are a dozen, but one names the pid of whoever serves the socket in our
+sender's place, and he can have a new one for each attempt."""
+
 PASSING: Final = (errno.ENOENT, errno.ECONNREFUSED, errno.EAGAIN, errno.ECONNRESET, errno.EPIPE, errno.ETIMEDOUT)
 """Errors that a restart of the sender explains."""
 
@@ -161,6 +165,8 @@ class UnixSource:
         self.books.detail["state"] = text
         now = time.monotonic()
         if now - self._said.get(text, -SAME_SECONDS) >= SAME_SECONDS:
+            if len(self._said) >= MAX_SAID:
+                del self._said[next(iter(self._said))]
             self._said[text] = now
             self._say(level, f"source {self.name}: {text}")
 
