@@ -16,7 +16,7 @@ from audisp.config import audispd
 from audisp.dispatch.control import ask
 from audisp.dispatch.host import settings_for
 from audisp.dispatch.plan import CONF_DIR
-from audisp.dispatch.summary import ledger_table
+from audisp.dispatch.summary import duration, ledger_table
 from audisp.errors import AudispError
 
 WATCH_SECONDS: Final = 1.0
@@ -113,9 +113,9 @@ def _status(folder: Path, *, as_json: bool, watch: bool) -> int:
             else:
                 # Home and clear to the end: a table that stays in place flickers less than a cleared screen.
                 head = "\x1b[H\x1b[J" if watch and sys.stdout.isatty() else ""
+                up = duration(snapshot["uptime_seconds"])
                 text = (
-                    f"{head}audispd {snapshot['version']}, pid {snapshot['pid']}, up {snapshot['uptime_seconds']} s\n\n"
-                    f"{ledger_table(snapshot)}"
+                    f"{head}audispd {snapshot['version']}, pid {snapshot['pid']}, up {up}\n\n{ledger_table(snapshot)}"
                 )
             try:
                 print(text, flush=True)

@@ -282,12 +282,13 @@ def _assemble(
         ]
     elif builtin:
         entry = AF_UNIX
-        notices.append(f"{path}:{last['path'].line}: path: {last['path'].text} is our own plugin {AF_UNIX}")
+        if upstream is not None and upstream.active:
+            notices.append(f"{path}:{last['path'].line}: path: {last['path'].text} is our own plugin {AF_UNIX}")
         rest = [*_builtin_args(last, upstream), *rest]
     else:
         errors += [unknown(each, path, (*_UPSTREAM, *HOST_KEYS, "plugin")) for each in rest]
         rest = []
-    if upstream is not None and upstream.type == "builtin" and not inside:
+    if upstream is not None and upstream.active and upstream.type == "builtin" and not inside:
         notices.append(f"{path}:{last['type'].line}: type: builtin is obsolete, and taken as always")
     if errors or upstream is None or host is None:
         raise ConfigErrors(sorted(errors, key=lambda error: (str(error.path), error.line or 0)))

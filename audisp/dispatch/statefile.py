@@ -3,6 +3,7 @@ scripts read it, then ours."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import time
@@ -62,11 +63,19 @@ def lines(snapshot: dict[str, Any], plan: Plan) -> list[str]:
 
 
 def write(path: Path, text: list[str], group: int) -> None:
-    """Put the file in place, whole. Raises OSError."""
+    """Put the file in place, whole; for group to read, where we may give it that group. Raises OSError.
+
+    Who does not write auditd's log has given up CAP_CHOWN, or never had it; the file then is for our own user.
+    """
     temporary = path.with_name(path.name + ".new")
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, MODE)
-    with open(fd, "w", encoding="ascii", errors="backslashreplace") as file:
-        if group:
-            os.fchown(fd, -1, group)
-        file.write("\n".join(text) + "\n")
-    os.replace(temporary, path)
+    try:
+        with open(fd, "w", encoding="ascii", errors="backslashreplace") as file:
+            if group:
+                with contextlib.suppress(PermissionError):
+                    os.fchown(fd, -1, group)
+            file.write("\n".join(text) + "\n")
+        os.replace(temporary, path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise

@@ -26,6 +26,23 @@ def _size(count: int) -> str:
     return f"{count / 1024:.0f} KiB" if count < 1 << 20 else f"{count / (1 << 20):.1f} MiB"
 
 
+def _filled(plugin: dict[str, Any]) -> int:
+    """Percent of the bound that is nearer."""
+    most = plugin.get("queue_max_records")
+    records: int = plugin["queue_records"] * 100 // most if most else 0
+    size: int = plugin["queue_bytes"] * 100 // plugin["queue_max"]
+    return max(records, size)
+
+
+def duration(seconds: float) -> str:
+    """A span of time as people say it: its two largest units."""
+    whole = int(seconds)
+    for unit, name, lesser, part in ((86_400, "d", 3_600, "h"), (3_600, "h", 60, "min"), (60, "min", 1, "s")):
+        if whole >= unit:
+            return f"{whole // unit} {name} {whole % unit // lesser} {part}"
+    return f"{whole} s"
+
+
 def ledger_table(snapshot: dict[str, Any]) -> str:
     """Sources and plugins with their books, one line each, then what deserves a word."""
     rows = []
@@ -52,7 +69,7 @@ def ledger_table(snapshot: dict[str, Any]) -> str:
                 terminal_safe(name),
                 plugin["state"],
                 *(f"{plugin[key]:,}" for key in ("offered", "delivered", "dropped", "quarantined", "waiting")),
-                f"{plugin['queue_bytes'] * 100 // plugin['queue_max']} %",
+                f"{_filled(plugin)} %",
                 str(plugin["restarts"]),
             ]
         )
