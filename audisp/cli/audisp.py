@@ -114,9 +114,8 @@ def _status(folder: Path, *, as_json: bool, watch: bool) -> int:
                 # Home and clear to the end: a table that stays in place flickers less than a cleared screen.
                 head = "\x1b[H\x1b[J" if watch and sys.stdout.isatty() else ""
                 up = duration(snapshot["uptime_seconds"])
-                text = (
-                    f"{head}audispd {snapshot['version']}, pid {snapshot['pid']}, up {up}\n\n{ledger_table(snapshot)}"
-                )
+                title = f"audispd {snapshot['version']}, pid {snapshot['pid']}, up {up}"
+                text = f"{head}{title}\n\n{ledger_table(snapshot)}"
             try:
                 print(text, flush=True)
             except BrokenPipeError:
