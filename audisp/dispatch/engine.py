@@ -10,7 +10,7 @@ import os
 import time
 from collections.abc import Callable
 from itertools import chain
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, get_args
 
 import attrs
 import trio
@@ -34,6 +34,7 @@ from audisp.dispatch.plan import Plan, load
 from audisp.dispatch.roster import Roster
 from audisp.dispatch.router import Router, SourceRoute
 from audisp.dispatch.runner import Say
+from audisp.dispatch.watchdog import watch_loop
 from audisp.errors import ConfigError, SourceError, StoreError
 from audisp.sources.contract import Source, SourceBooks
 from audisp.sources.netlink import NetlinkSource
@@ -67,14 +68,16 @@ class Engine:
     routes: dict[str, SourceRoute] = attrs.field(factory=dict)
     crashes: dict[str, Crash] = attrs.field(init=False)
     """What the run before may have lost, by plugin."""
-    _send: trio.MemorySendChannel[tuple[Command, Signaller | None]] = attrs.field(init=False)
-    _receive: trio.MemoryReceiveChannel[tuple[Command, Signaller | None]] = attrs.field(init=False)
+    _asked: set[Command] = attrs.field(factory=set)
+    _send: trio.MemorySendChannel[tuple[Command, bool]] = attrs.field(init=False)
+    _receive: trio.MemoryReceiveChannel[tuple[Command, bool]] = attrs.field(init=False)
     _books_problem: str | None = None
 
     def __attrs_post_init__(self) -> None:
         self.internal = Internal(self.plan.node)
         self.own = OwnActivity(self.say, self.plan.own.own_activity_warn)
-        self._send, self._receive = trio.open_memory_channel(64)
+        # As many as there are commands, so that sending never has to wait.
+        self._send, self._receive = trio.open_memory_channel(len(get_args(Command)))
         found = {name: self.previous.crash(name) for name in self.previous.plugins}
         self.crashes = {name: crash for name, crash in found.items() if crash is not None}
         self.roster = Roster(
@@ -95,6 +98,7 @@ class Engine:
         Raises PluginError if a required plugin cannot be opened.
         """
         async with trio.open_nursery() as health:
+            health.start_soon(watch_loop, self.roster.owner_of, self.say)
             if self.plan.own.control:
                 await health.start(serve_control, self.plan.own.runtime_dir, self.answer)
             async with trio.open_nursery() as plugins:
@@ -102,6 +106,7 @@ class Engine:
                 # From here on a kill may lose something, and the next run must see that there was one.
                 self.write_books(clean=False)
                 health.start_soon(self._tick)
+                health.start_soon(self._keep_books)
                 self._emit(DAEMON_START, daemon_fields("start", self.plan))
                 async with trio.open_nursery() as sources:
                     for source in self.sources:
@@ -158,19 +163,20 @@ class Engine:
 
     # ---- commands ----
 
-    def ask(self, command: Command) -> bool:
-        """Have a command carried out. False if too many wait already."""
-        who = signaller(self.sources) if command != "stop" or self.plan.owner else None
-        try:
-            self._send.send_nowait((command, who))
-        except trio.WouldBlock:
-            self.say("warning", f"{command}: too many commands wait already, this one is dropped")
-            return False
-        return True
+    def ask(self, command: Command, *, signalled: bool = False) -> None:
+        """Have a command carried out; one that waits to be carried out already is not put there twice, so that no flood
+        of them keeps another from being heard. signalled: a signal asked, and the kernel may know whose."""
+        if command not in self._asked:
+            self._asked.add(command)
+            self._send.send_nowait((command, signalled))
 
     async def _obey(self, plugins: trio.Nursery) -> Signaller | None:
         """Carry out commands until `stop`; returns who asked for that."""
-        async for command, who in self._receive:
+        async for command, signalled in self._receive:
+            self._asked.discard(command)
+            who = None
+            if signalled and self.plan.owner:
+                who = await trio.to_thread.run_sync(signaller, self.sources)
             if command == "stop":
                 return who
             if command == "reload":
@@ -243,7 +249,6 @@ class Engine:
                         await self._poll(source)
                 elif source.rejects is not None:
                     source.rejects.report()
-            self.write_books(clean=False)
 
     async def _poll(self, source: NetlinkSource) -> None:
         try:
@@ -253,17 +258,29 @@ class Engine:
 
     # ---- the books ----
 
+    async def _keep_books(self) -> None:
+        """Written in a thread: a disk that hangs must not hold the loop. The thread is waited for at the end, or old
+        books might replace the last ones."""
+        while True:
+            await trio.sleep(TICK)
+            await trio.to_thread.run_sync(self._store_books, *self._books(), False)
+
     def write_books(self, *, clean: bool) -> None:
-        """Put the books where the next run finds them. A failure is said once, and again when it has changed."""
+        """Put the books where the next run finds them, before and after there is a stream."""
+        self._store_books(*self._books(), clean)
+
+    def _books(self) -> tuple[dict[str, Any], dict[str, Any]]:
         # Taken before any intake is looked at: what an intake does not hold then has been through it.
         seen = self._seen(self.sources[0]) if len(self.sources) == 1 else None
+        return (
+            {source.name: self._source_books(source) for source in self.sources},
+            {name: self._plugin_books(name) | self._at_risk(name, seen) for name in self.roster.entries},
+        )
+
+    def _store_books(self, sources: dict[str, Any], plugins: dict[str, Any], clean: bool) -> None:
+        """A failure is said once, and again when it has changed."""
         try:
-            ledger.write(
-                self.plan.own.state_dir,
-                {source.name: self._source_books(source) for source in self.sources},
-                {name: self._plugin_books(name) | self._at_risk(name, seen) for name in self.roster.entries},
-                clean=clean,
-            )
+            ledger.write(self.plan.own.state_dir, sources, plugins, clean=clean)
             self._books_problem = None
         except StoreError as error:
             if str(error) != self._books_problem:
@@ -271,7 +288,7 @@ class Engine:
                 self.say("warning", f"the books cannot be written: {error}")
 
     def _source_books(self, source: Source) -> dict[str, Any]:
-        books = attrs.asdict(source.books)
+        books = source.books.view()
         books["last_serial"] = self._seen(source)
         if isinstance(source, NetlinkSource):
             books["lost_ranges"] = source.lost_ranges[-8:]
@@ -319,6 +336,7 @@ class Engine:
                 "queue_bytes": queue.bytes,
                 "queue_peak": queue.peak_bytes,
                 "queue_max": queue.max_bytes,
+                "queue_max_records": queue.max_records,
                 "oldest_seconds": None if oldest is None else round(time.monotonic() - oldest, 3),
                 "delay_max_seconds": round(delay, 6),
                 "refusing": intake.refusing,
@@ -343,7 +361,7 @@ class Engine:
                 "detail": runner.detail(),
             }
         sources = {source.name: self._source_books(source) for source in [*self.sources]}
-        sources["internal"] = attrs.asdict(self.internal_books)
+        sources["internal"] = self.internal_books.view()
         kernel = next((s.status for s in self.sources if isinstance(s, NetlinkSource) and s.status is not None), None)
         return {
             "version": __version__,
@@ -362,7 +380,8 @@ class Engine:
         if operation == "status":
             return self.snapshot()
         if operation in ("reload", "rotate", "resume", "state", "stop"):
-            return {"ok": self.ask(operation)}
+            self.ask(operation)
+            return {"ok": True}
         return {"error": f"unknown request {str(operation)[:40]!r}; there are status, reload, rotate, resume, stop"}
 
     def write_state(self) -> None:

@@ -340,7 +340,7 @@ async def _run_engine(engine: Engine, running: trio.Event) -> None:
 
 async def _hear(signals: Any, engine: Engine) -> None:
     async for number in signals:
-        engine.ask(SIGNALS[number])
+        engine.ask(SIGNALS[number], signalled=True)
 
 
 async def _speak(voice: Voice) -> None:

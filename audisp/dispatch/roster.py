@@ -375,6 +375,20 @@ class Roster:
             if name == "resume" and entry.intake.refusing == "suspended":
                 entry.intake.resume()
 
+    def owner_of(self, task: trio.lowlevel.Task) -> str | None:
+        """The in-process plugin that a task belongs to: the runner's own, or one that the plugin started below it."""
+        tasks = {
+            entry.runner.task: name
+            for name, entry in self.entries.items()
+            if isinstance(entry.runner, InProcessRunner) and entry.runner.task is not None
+        }
+        current: trio.lowlevel.Task | None = task
+        while current is not None:
+            if current in tasks:
+                return tasks[current]
+            current = None if current.parent_nursery is None else current.parent_nursery.parent_task
+        return None
+
     def pids(self) -> list[int]:
         """Processes of all plugins."""
         return [pid for entry in self.entries.values() for pid in entry.runner.pids()]

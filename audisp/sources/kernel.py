@@ -10,6 +10,7 @@ import os
 import re
 import socket
 import struct
+import threading
 from typing import Final
 
 import attrs
@@ -169,19 +170,26 @@ def owner_of(pid: int) -> str:
 
 
 class Control:
-    """A request socket. Blocking for at most ANSWER_SECONDS a call; one thread at a time."""
+    """A request socket. Blocking for at most ANSWER_SECONDS a call; threads take turns, so that none gets the other's
+    answer."""
 
     def __init__(self) -> None:
         self._sock = open_socket()
         self._sock.settimeout(ANSWER_SECONDS)
         self._sequence = 0
+        self._turn = threading.Lock()
 
     def close(self) -> None:
-        """Give the socket back."""
-        self._sock.close()
+        """Give the socket back, once nobody waits for an answer: its number may be another's at once."""
+        with self._turn:
+            self._sock.close()
 
     def _ask(self, type_: int, body: bytes, answer: int, *, ack: bool) -> bytes:
         """Send a request and return the answer's payload. Raises OSError (also for a refusal) or SourceError."""
+        with self._turn:
+            return self._ask_now(type_, body, answer, ack)
+
+    def _ask_now(self, type_: int, body: bytes, answer: int, ack: bool) -> bytes:
         self._sequence += 1
         self._sock.sendto(pack_request(type_, body, self._sequence, ack=ack), (0, 0))
         while True:
@@ -223,6 +231,10 @@ class Control:
 
     def count_rules(self) -> int:
         """How many rules are loaded."""
+        with self._turn:
+            return self._count_rules_now()
+
+    def _count_rules_now(self) -> int:
         self._sequence += 1
         self._sock.sendto(pack_request(AUDIT_LIST_RULES, b"", self._sequence, ack=True), (0, 0))
         rules = 0

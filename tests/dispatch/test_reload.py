@@ -418,7 +418,10 @@ async def test_reloads_one_after_the_other_lose_and_double_nothing(world: World)
             world.recorder("inside", f"deliver_timeout = {30 + number}\n")
             engine.ask("reload")
             await trio.sleep(0.02)
-        await until(lambda: world.said.count("reload: ") == 12)
+        runner = entry(engine, "inside").runner
+        world.recorder("inside", "deliver_timeout = 99\n")
+        engine.ask("reload")
+        await until(lambda: entry(engine, "inside").runner is not runner)
         await more(feed)
     for out in outs:
         whole(out.read_bytes(), feed)
