@@ -198,6 +198,8 @@ class ChildRunner:
         while turn < TURN_BYTES:
             if not channel.flush():
                 return "full"
+            if channel.finishing:
+                return "empty"
             block = self.intake.take(MERGE_BYTES)
             if block is None:
                 self._ready = True
@@ -250,14 +252,25 @@ class ChildRunner:
         launched = self.launched
         if launched is not None:
             with self.intake.lock:
-                if self._channel is not None:
-                    self._channel.end()
+                self._finish()
             if not await self._ends_within(EOF_GRACE):
+                with self.intake.lock:
+                    if self._channel is not None:
+                        self._channel.end()
                 self._signal(launched, signal.SIGTERM)
                 if not await self._ends_within(TERM_GRACE):
                     self.say("warning", f"plugin {self.name}: still there after SIGTERM, killed")
                     self._signal(launched, signal.SIGKILL)
         await self._stopped.wait()
+
+    def _finish(self) -> None:
+        """Send the child no record but the rest of the one it has begun to get, then EOF. Lock held."""
+        self._ready = False
+        if self._channel is not None:
+            rest = self._channel.finish()
+            if rest is not None:
+                self._put_back(rest)
+            self._wakeup.set()
 
     async def _ends_within(self, seconds: float) -> bool:
         with trio.move_on_after(seconds):

@@ -59,6 +59,8 @@ class Channel:
         self.ours.setblocking(False)
         self.unsent = 0
         """Bytes of the last block pushed that the socket has not taken."""
+        self.finishing = False
+        """`finish` was called: nothing new is taken."""
         self.ended = False
         """`end` was called: nothing can be sent any more."""
         self.refused = False
@@ -93,6 +95,8 @@ class Channel:
         if self.unsent:
             last = self._list[-1]
             self.unsent -= self._send(memoryview(last.data)[len(last.data) - self.unsent :])
+        if self.finishing and not self.unsent:
+            self.end()
         return not self.unsent
 
     @property
@@ -145,19 +149,7 @@ class Channel:
     def _trim(self, sent: _Sent, offset: int, done: list[Read]) -> None:
         """Split `sent` after the last record that ends at or before `offset`."""
         block = sent.block
-        if self.binary:
-            records = cut = 0
-            while cut + _FRAME.size <= offset:
-                end = cut + _FRAME.size + _FRAME.unpack_from(sent.data, cut)[3]
-                if end > offset:
-                    break
-                cut, records = end, records + 1
-            start = 0
-            for _ in range(records):
-                start = block.data.index(b"\n", start) + 1
-        else:
-            records = sent.data.count(b"\n", 0, offset)
-            cut = start = sent.data.rfind(b"\n", 0, offset) + 1
+        records, cut, start = self._boundary(sent, offset)
         if not records:
             return
         # A marker is a block of one record, which is not read in part; so what is left is the stream's.
@@ -166,6 +158,49 @@ class Channel:
             block.data[start:], block.records - records, block.source, block.arrived, spooled=block.spooled
         )
         sent.data = sent.data[cut:] if self.binary else sent.block.data
+
+    def _boundary(self, sent: _Sent, offset: int, *, beyond: bool = False) -> tuple[int, int, int]:
+        """The last record's end at or before `offset`, or with beyond the first at or after it: records up to there,
+        bytes in wire form, bytes in string form."""
+        data = sent.data
+        if not self.binary:
+            cut = data.rfind(b"\n", 0, offset) + 1
+            if beyond and cut < offset:
+                cut = data.index(b"\n", offset) + 1
+            return data.count(b"\n", 0, cut), cut, cut
+        records = cut = start = 0
+        while cut < offset:
+            end = cut + _FRAME.size + _FRAME.unpack_from(data, cut)[3]
+            if end > offset and not beyond:
+                break
+            cut, records = end, records + 1
+        for _ in range(records):
+            start = sent.block.data.index(b"\n", start) + 1
+        return records, cut, start
+
+    def finish(self) -> Block | None:
+        """No more is pushed: the record that has been sent in part is still sent to its end by `flush`, and then EOF,
+        so that the child is not left with half a record. Returns what stood behind that record, to be given back."""
+        self.finishing = True
+        if not self.unsent:
+            self.end()
+            return None
+        last = self._list[-1]
+        block = last.block
+        records, cut, start = self._boundary(last, len(last.data) - self.unsent, beyond=True)
+        over = len(last.data) - cut
+        self.unsent -= over
+        rest = None
+        if over:
+            rest = Block(
+                block.data[start:], block.records - records, block.source, block.arrived, spooled=block.spooled
+            )
+            last.block = Block(block.data[:start], records, block.source, block.arrived, spooled=block.spooled)
+            last.data = last.data[:cut]
+            last.end -= over
+            self._end -= over
+        self.flush()
+        return rest
 
     def end(self) -> None:
         """Tell the child that no more will come: it reads what is there, then EOF."""

@@ -188,3 +188,25 @@ def test_a_binary_frame_that_is_cut_to_the_protocols_length_is_still_one_record(
     done, again = channel.leftover()
     assert (done, [one.serials() for one in again]) == ([], [[2]])
     channel.close()
+
+
+@pytest.mark.parametrize("size", [52, 899, 8_000])
+@pytest.mark.parametrize("taken", [0, 40_000])
+def test_a_record_that_was_begun_is_sent_to_its_end_and_no_other(
+    channel: Channel, binary: bool, size: int, taken: int
+) -> None:
+    big = block(1, 400_000 // size, size=size)
+    assert channel.push(big)
+    assert channel.unsent
+    got = channel.theirs.recv(taken) if taken else b""
+    rest = channel.finish()
+    assert rest is not None
+    while data := channel.theirs.recv(1 << 20):  # EOF comes by itself
+        got += data
+        channel.flush()
+    sent = sum(read.records for read in channel.settle())
+    assert sent + rest.records == big.records
+    assert rest.serials() == list(range(sent + 1, big.records + 1))
+    assert got == wire([big], binary)[: cuts([big], binary)[sent - 1]]
+    assert not channel.pending
+    assert channel.finish() is None
