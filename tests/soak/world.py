@@ -158,7 +158,8 @@ class Feed:
 class World:
     """One instance. Leaving the block kills whatever is left of it."""
 
-    def __init__(self, folder: Path, records: Records, *, own: str = "", auditd: str = "") -> None:
+    def __init__(self, folder: Path, records: Records, *, own: str = "", auditd: str = "", logs: bool = False) -> None:
+        """own and auditd: further lines of the two files. logs: write an audit.log, as the owner of the stream does."""
         self.folder, self.records = folder, records
         self.runtime, self.conf = folder / "run", folder / "conf"
         self.sinks = folder / "sinks"
@@ -168,12 +169,13 @@ class World:
         self.log = folder / "audispd.log"
         self._write(
             "auditd.conf",
-            "local_events = yes\nwrite_logs = no\nspace_left = 2\nadmin_space_left = 1\n"
-            f"plugin_dir = {self.conf}/plugins.d\n" + auditd,
+            f"local_events = yes\nwrite_logs = {'yes' if logs else 'no'}\nlog_file = {folder}/audit.log\n"
+            f"space_left = 2\nadmin_space_left = 1\nplugin_dir = {self.conf}/plugins.d\n" + auditd,
         )
         self._write("audispd.conf", f"spill_dir = {folder}/spill\nspill_min_free = 1M\n" + own)
         self.feed = Feed(records)
         self.process: subprocess.Popen[bytes] | None = None
+        self._readers: list[subprocess.Popen[bytes]] = []
 
     def _write(self, name: str, text: str) -> None:
         path = self.conf / name
@@ -196,6 +198,7 @@ class World:
         argv = [str(self.sink), str(self.sinks), name, str(mib), "65536", "0", str(path)]
         before = len(self.taken(name))
         process = subprocess.Popen(argv, stdin=subprocess.DEVNULL)
+        self._readers.append(process)
         until(lambda: len(self.taken(name)) > before and process.pid in self.alive(name), "a connected reader")
         return process
 
@@ -321,4 +324,6 @@ class World:
             self.process.kill()
             self.process.wait()
         self.signal_sinks(signal.SIGKILL)
+        for reader in self._readers:
+            reader.wait(PATIENCE)
         self.feed.close()
