@@ -70,20 +70,26 @@ def read(folder: Path) -> Previous:
         return NOTHING
     except OSError as error:
         raise StoreError(f"{folder / NAME}: {error.strerror}") from error
-    with open(fd, "rb") as file:
-        data = file.read(MAX_BYTES + 1)
     try:
+        with open(fd, "rb") as file:
+            data = file.read(MAX_BYTES + 1)
         found = json.loads(data)
         if len(data) > MAX_BYTES or found["format"] != FORMAT:
             raise ValueError("not the books of this version")
         return Previous(
             clean=found["clean"] is True,
             same_boot=found["boot"] == boot_id() != "",
-            sources=dict(found["sources"]),
-            plugins=dict(found["plugins"]),
+            sources=_books(found["sources"]),
+            plugins=_books(found["plugins"]),
         )
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, OSError, RecursionError) as error:
         raise StoreError(f"{folder / NAME}: {error}; what the last run lost is not known") from error
+
+
+def _books(found: Any) -> dict[str, dict[str, Any]]:
+    if not isinstance(found, dict) or not all(isinstance(each, dict) for each in found.values()):
+        raise TypeError("not the books of this version")
+    return found
 
 
 def write(folder: Path, sources: dict[str, dict[str, Any]], plugins: dict[str, dict[str, Any]], *, clean: bool) -> None:

@@ -333,7 +333,7 @@ async def test_reload_while_a_queue_overflows_keeps_the_order_and_the_marker(wor
 
 async def test_spill_goes_on_and_off_by_reload(world: World) -> None:
     pace = [0.0]
-    recorder = world.recorder("a", "queue_bytes = 256K\n", before=lambda one: time.sleep(pace[0]))
+    recorder = world.recorder("a", "queue_bytes = 8M\n", before=lambda one: time.sleep(pace[0]))
     async with flowing(world) as (engine, feed):
         world.recorder("a", "queue_bytes = 256K\noverflow_action = spill\nspill_bytes = 64M\n")
         assert await reload(engine, world) == "reload: a restarted"
@@ -341,7 +341,7 @@ async def test_spill_goes_on_and_off_by_reload(world: World) -> None:
         pace[0] = 1.0
         await until(lambda: intake.disk > 100)
         pace[0] = 0.0
-        world.recorder("a", "queue_bytes = 256K\n")
+        world.recorder("a", "queue_bytes = 8M\n")
         assert await reload(engine, world) == "reload: a restarted"
         await until(lambda: not intake.spilling)
         assert intake.policy == "drop_newest"
