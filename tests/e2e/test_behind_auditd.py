@@ -14,7 +14,7 @@ from tests.e2e.daemons import Auditd, Child, Ours, add_plugin, lines_of, size_of
 from tests.e2e.stream import WORK_AUID, auditctl, kernel_status, wait_for, wait_quiet
 from tests.needs import needs
 
-pytestmark = [needs("root", "auditd"), pytest.mark.timeout(180), pytest.mark.usefixtures("audit")]
+pytestmark = [needs("root", "auditd"), pytest.mark.timeout(180, func_only=True), pytest.mark.usefixtures("audit")]
 
 
 def audited(folder: Path) -> Path:

@@ -18,7 +18,7 @@ from tests.e2e.daemons import Auditd, Child, Ours, lines_of, private_dev, sink, 
 from tests.e2e.stream import WORK_AUID, auditctl, wait_quiet
 from tests.needs import needs
 
-pytestmark = [needs("root", "auditd"), pytest.mark.timeout(180), pytest.mark.usefixtures("audit")]
+pytestmark = [needs("root", "auditd"), pytest.mark.timeout(180, func_only=True), pytest.mark.usefixtures("audit")]
 
 REMOTE_CONF = "/etc/audit/audisp-remote.conf"
 """Compiled into audisp-remote."""

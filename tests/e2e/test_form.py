@@ -19,7 +19,7 @@ from tests.e2e.daemons import Auditd, Child, Ours, add_plugin, lines_of, serials
 from tests.e2e.stream import WORK_AUID, auditctl, wait_for, wait_quiet
 from tests.needs import needs
 
-pytestmark = [needs("root", "auditd"), pytest.mark.timeout(180), pytest.mark.usefixtures("audit")]
+pytestmark = [needs("root", "auditd"), pytest.mark.timeout(180, func_only=True), pytest.mark.usefixtures("audit")]
 
 SLOT = 16 + MAX_PAYLOAD
 """What auditd 3.0.9 sends for each record in binary form, whatever its size."""

@@ -15,7 +15,7 @@ from tests.e2e.daemons import Auditd, Child, Ours, add_plugin, lines_of, serials
 from tests.e2e.stream import auditctl, calls_rule, wait_for, wait_quiet
 from tests.needs import needs
 
-pytestmark = [needs("root", "auditd"), pytest.mark.timeout(180), pytest.mark.usefixtures("audit")]
+pytestmark = [needs("root", "auditd"), pytest.mark.timeout(180, func_only=True), pytest.mark.usefixtures("audit")]
 
 Ranges = list[tuple[int, int]]
 

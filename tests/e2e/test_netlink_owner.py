@@ -33,7 +33,7 @@ from tests.e2e.daemons import (
 from tests.e2e.stream import auditctl, calls_rule, kernel_status, ports_of, wait_for, wait_quiet
 from tests.needs import audit_owner, needs
 
-pytestmark = [needs("root", "auditd"), pytest.mark.timeout(180), pytest.mark.usefixtures("audit")]
+pytestmark = [needs("root", "auditd"), pytest.mark.timeout(180, func_only=True), pytest.mark.usefixtures("audit")]
 
 
 @pytest.mark.parametrize("fmt", ["string", "binary"])
