@@ -119,11 +119,8 @@ def _judge_crashes(result: Result, world: World, name: str, ends: list[int]) -> 
         result.check(not steps, f"{name}: out of order within a run: {steps[:3]}")
         result.check(not run.false, f"{name}: lines that nobody sent: {run.false[:2]}")
         together += run.numbers
-        for mark in run.marks:
-            if mark.reason == "crash":
-                windows.append((mark.first or 0, ends[turn - 1]))
-            else:
-                exact.add((mark.first, mark.last))
+        windows += [(mark.first or 0, ends[turn - 1]) for mark in run.marks if mark.reason == "crash"]
+        exact.update(run.exact())
     missing = ranges(missing_of(together, world.feed.sent))
     crashed = [each for each in missing if each not in exact]
     for first, last in crashed:
@@ -185,7 +182,7 @@ def kill_reader(folder: Path, seed: int, count: int, rate: float = 20_000) -> Re
         result.check(not steps, f"victim: out of order or twice: {steps[:3]}")
         unstated = 0
         for run in map(world.one, world.taken("victim")):
-            stated = {(mark.first, mark.last) for mark in run.marks}
+            stated = run.exact()
             inside = (
                 ranges(n for n in missing_of(run.numbers, run.numbers[-1]) if n > run.numbers[0]) if run.numbers else []
             )

@@ -83,6 +83,10 @@ class Account:
                 continue
             self.false.append(line[:200])
 
+    def exact(self) -> dict[tuple[int | None, int | None], int]:
+        """Ranges that markers state as lost, crashes apart, with their counts."""
+        return _joined([mark for mark in self.marks if mark.reason != "crash"])
+
     def problems(self, sent: int) -> list[str]:
         """What is wrong if 1 to `sent` were sent by one source: order, doubles, and losses that no marker states.
 
@@ -93,8 +97,8 @@ class Account:
         if order:
             found.append(f"{len(order)} steps back or doubles, first {order[0]}")
         missing = ranges(missing_of(self.numbers, sent))
-        exact = {(mark.first, mark.last): mark.count for mark in self.marks if mark.reason != "crash"}
         crash = [mark for mark in self.marks if mark.reason == "crash"]
+        exact = self.exact()
         for first, last in missing:
             # The dispatcher's own records in the gap have no number of ours, and are counted.
             surplus = exact.get((first, last), 0) - (last - first + 1)
@@ -102,6 +106,19 @@ class Account:
                 found.append(f"{first} to {last} are missing without a word")
         found += [f"a marker states {each}, which arrived" for each in exact if each not in missing]
         return found
+
+
+def _joined(marks: list[Mark]) -> dict[tuple[int | None, int | None], int]:
+    """Count by range; markers of one gap after the other, with nothing in between, as one."""
+    out: dict[tuple[int | None, int | None], int] = {}
+    for mark in marks:
+        key, count = (mark.first, mark.last), mark.count
+        before = next(reversed(out), None)
+        if before is not None and before[1] is not None and before[1] + 1 == mark.first:
+            count += out.pop(before)
+            key = (before[0], mark.last)
+        out[key] = count
+    return out
 
 
 def _covers(mark: Mark, first: int, last: int) -> bool:
