@@ -12,6 +12,7 @@ import trio
 from audisp.dispatch.plan import conf_folder
 from audisp.dispatch.runner import Say
 from audisp.errors import SourceError
+from audisp.sources import kernel
 from audisp.sources.contract import Kind, Route, Source, SourceBooks
 from audisp.sources.file import FileSource
 from audisp.sources.kernel import Control
@@ -60,13 +61,15 @@ def explain_quiet() -> list[str]:
     """Why no record comes, and the command that would change it."""
     try:
         control = Control()
-    except (SourceError, OSError) as error:
+    except SourceError as error:
         return [f"cannot ask the kernel why: {error}"]
     try:
         status = control.status()
         rules = control.count_rules()
-    except (SourceError, OSError) as error:
+    except SourceError as error:
         return [f"cannot ask the kernel why: {error}"]
+    except OSError as error:
+        return [f"cannot ask the kernel why: {kernel.refused(error)}"]
     finally:
         control.close()
     lines = []

@@ -92,6 +92,9 @@ class NetlinkSource:
     _socket: socket.socket = attrs.field(init=False)
     _control: kernel.Control | None = None
     _stop: threading.Event = attrs.field(factory=threading.Event)
+    _owning: threading.Lock = attrs.field(factory=threading.Lock)
+    _released: bool = False
+    """Given back, for good. Changed under `_owning`, so that who takes it back does not cross who gives it up."""
     _plain_max: int = PLAIN_MAX
     _lost_before: int = 0
     _drops_before: int = 0
@@ -223,7 +226,9 @@ class NetlinkSource:
         if not self.multicast:
             request = kernel.pack_request(kernel.AUDIT_SET, kernel.pack_status(kernel.MASK_PID, pid=0), 2, ack=False)
             try:
-                self._socket.sendto(request, (0, 0))
+                with self._owning:
+                    self._released = True
+                    self._socket.sendto(request, (0, 0))
             except OSError as error:
                 self.say("warning", f"netlink: could not give the audit stream back: {error.strerror}")
 
@@ -243,16 +248,28 @@ class NetlinkSource:
     # ---- reading ----
 
     async def run(self, route: Route, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Read until cancelled; then give the stream up, route what the socket still holds, and close."""
+        """Read until cancelled; then give the stream up, route what the socket still holds, and close.
+
+        Raises SourceError if the socket fails.
+        """
         limiter = trio.CapacityLimiter(1)
+        problem: OSError | None = None
         task_status.started()
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._stop_when_cancelled)
-                # Not abandoned on cancellation: the thread ends by itself within READ_TIMEOUT, its last block routed.
-                await trio.to_thread.run_sync(self._read, route, limiter=limiter)
+                try:
+                    # Not abandoned on cancellation: the thread ends by itself within READ_TIMEOUT, its last block
+                    # routed.
+                    await trio.to_thread.run_sync(self._read, route, limiter=limiter)
+                except OSError as error:
+                    # Out of the nursery by hand: through it, it would come as a group.
+                    problem = error
+                nursery.cancel_scope.cancel()
         finally:
             self._close()
+        if problem is not None:
+            raise SourceError(f"the audit socket cannot be read: {problem.strerror}") from problem
 
     async def _stop_when_cancelled(self) -> None:
         try:
@@ -398,11 +415,13 @@ class NetlinkSource:
 
     def poll(self) -> None:
         """Bring the kernel's own counts into the books. Blocks briefly: call in a worker thread, once a second."""
-        counters = self.books.counters
-        self._count_drops()
-        if self._control is None:
+        counters, control = self.books.counters, self._control
+        if self._socket.fileno() < 0:
             return
-        status = self.status = self._control.status()
+        self._count_drops()
+        if control is None:
+            return
+        status = self.status = control.status()
         if status.lost != self._lost_before:
             # auditctl --reset-lost sets it back to zero.
             grown = status.lost - self._lost_before
@@ -414,10 +433,10 @@ class NetlinkSource:
             self._nudge = False
             if not self.multicast:
                 try:
-                    self._control.send_user("op=nudge after an overflow of the audit socket")
+                    control.send_user("op=nudge after an overflow of the audit socket")
                 except OSError as error:
                     self.say("warning", f"netlink: cannot nudge the kernel: {error.strerror}", limit="nudge")
-        if not self.multicast and status.pid != os.getpid() and not self._stop.is_set():
+        if not self.multicast and status.pid != os.getpid() and not self._released:
             self.books.count("owner_lost")
             self.say(
                 "error",
@@ -432,7 +451,10 @@ class NetlinkSource:
         request = kernel.pack_request(
             kernel.AUDIT_SET, kernel.pack_status(kernel.MASK_PID, pid=os.getpid()), 3, ack=False
         )
-        self._socket.sendto(request, (0, 0))
+        with self._owning:
+            # Released meanwhile, it must stay so: nobody would give it back again.
+            if not self._released:
+                self._socket.sendto(request, (0, 0))
 
     def sender_of_signal(self) -> tuple[int, int, str] | None:
         """Who signalled us, as the kernel knows it (only the owner of the stream is told)."""

@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 import trio
 
+from audisp.errors import SourceError
 from audisp.parse.form import binary_form, log_form
 from audisp.parse.types import type_name
 from audisp.record import Block
-from audisp.sources.kernel import NETLINK_AUDIT
+from audisp.sources.kernel import AUDIT_SET, MASK_PID, NETLINK_AUDIT, pack_request, pack_status
 from audisp.sources.netlink import NetlinkSource
 from tests.e2e.daemons import (
     Auditd,
@@ -242,7 +243,8 @@ async def test_a_lost_stream_is_taken_back() -> None:
         async with trio.open_nursery() as nursery:
             await nursery.start(source.run, route)
             assert audit_owner() == os.getpid()
-            source.release()
+            with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_AUDIT) as sock:
+                sock.sendto(pack_request(AUDIT_SET, pack_status(MASK_PID), 1, ack=False), (0, 0))
             with trio.fail_after(10):
                 while audit_owner():  # noqa: ASYNC110 - the kernel sets no event
                     await trio.sleep(0.02)
@@ -259,6 +261,24 @@ async def test_a_lost_stream_is_taken_back() -> None:
             nursery.cancel_scope.cancel()
     finally:
         assert audit_owner() == 0
+
+
+async def test_a_socket_that_fails_is_said() -> None:
+    """One error, not a group of one, so that the engine can end in order and say why."""
+    source = NetlinkSource(say=lambda level, message, limit=None: None, multicast=True)
+    source.open()
+    with pytest.raises(SourceError, match="the audit socket cannot be read: Socket operation on non-socket"):  # noqa: PT012
+        async with trio.open_nursery() as nursery:
+            nursery.cancel_scope.deadline = trio.current_time() + 30
+            nursery.start_soon(_spoil, source)
+            await source.run(Kept())
+
+
+async def _spoil(source: NetlinkSource) -> None:
+    await trio.sleep(0.1)
+    null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+    os.dup2(null, source._socket.fileno(), inheritable=False)
+    os.close(null)
 
 
 def test_signals_by_name_of_their_sender(tmp_path: Path) -> None:
