@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import difflib
 import os
-from typing import Final, Literal, Protocol
+from typing import Any, Final, Literal, Protocol
 
 import attrs
 import trio
@@ -82,6 +82,10 @@ class SourceBooks:
     def count(self, what: str, by: int = 1) -> None:
         """Add to a counter of this source's own."""
         self.counters[what] = self.counters.get(what, 0) + by
+
+    def view(self) -> dict[str, Any]:
+        """All of it as plain data. From any thread: a dict is copied whole, where walking it would meet new keys."""
+        return attrs.asdict(self, recurse=False) | {"counters": dict(self.counters), "detail": dict(self.detail)}
 
 
 class Source(Protocol):
