@@ -35,6 +35,9 @@ STAGE_FRACTION: Final = 0.25
 """Share of the bound that may wait to be written to disk while memory is full."""
 
 
+OWN_SPARE: Final = 64 * 1024
+"""Bytes beyond a required plugin's bound for the dispatcher's own records: hundreds of them, where a handful is due."""
+
 NO_ROOM: Final = ("overflow", "spill_full", "spill_failed")
 """Reasons of loss that overflow_action is for. The others (suspended, failed, removed, shutdown) somebody has decided
 on, or they are no fault of the queue's size."""
@@ -252,17 +255,30 @@ class Intake:
     def check_room(self) -> None:
         """Wake who waits for room, if there is some; lock held."""
         if self._room and not self._full():
-            calls, self._room = self._room, []
-            for call in calls:
-                call()
+            self.let_go()
+
+    def let_go(self) -> None:
+        """Wake who waits for room, to try again and be told; lock held."""
+        calls, self._room = self._room, []
+        for call in calls:
+            call()
 
     # ---- losses ----
 
-    def refuse(self, block: Block, reason: str) -> None:
-        """Book what `offer` gave back and nobody will offer again."""
+    def squeeze_in(self, block: Block) -> None:
+        """Take one of the dispatcher's own records that `offer` gave back, within OWN_SPARE beyond the bound; else it
+        is lost, and booked."""
         with self.lock:
             self.offered += block.records
-            self._lose(block, reason)
+            room = self.queue.max_bytes + OWN_SPARE - self.queue.bytes - len(block.data) - BLOCK_OVERHEAD
+            if room < 0 or self.spilling:
+                self._lose(block, "overflow")
+                return
+            self.queue.force(block)
+            if self.gap is not None:
+                self.queue.slip_in(self._marker(self.gap))
+                self.gap = None
+            self.wake()
 
     def _lose(self, block: Block, reason: str) -> None:
         self._book_loss(block.records - block.own, reason)

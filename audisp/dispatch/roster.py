@@ -320,7 +320,7 @@ class Roster:
         await self._spill_if_wanted(nursery, entry)
         entry.runner = self._make_runner(conf, intake, made)
         with intake.lock:
-            intake.check_room()
+            intake.let_go()  # there may be more room, or it may not be required any more
         nursery.start_soon(entry.runner.run)
         await self._opened(entry)
         return "restarted"

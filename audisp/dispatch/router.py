@@ -41,9 +41,10 @@ class Router:
         return full
 
     def send_own(self, block: Block, beside: Intake | None = None) -> None:
-        """Offer one of the dispatcher's own records; nobody waits for it, a full required plugin loses and books it."""
+        """Offer one of the dispatcher's own records; nobody waits for it. A required plugin has some room beyond its
+        bound for these, or its log would miss DAEMON_END just when it is behind."""
         for intake, rest in self.offer(block, False, beside) or ():
-            intake.refuse(rest, "overflow")
+            intake.squeeze_in(rest)
 
     def route(self, *, replay: bool, watch: Callable[[Block], None] | None = None) -> SourceRoute:
         """The route for one source. watch: looks at each of its blocks after it has been routed."""
@@ -79,7 +80,7 @@ class SourceRoute:
                 while not ready.wait(STOP_POLL):
                     if self._router.stopping.is_set():
                         raise Stopped
-                left = intake.offer(left, True)
+                left = intake.offer(left, self._replay)
             self.waiting_for = None
 
     async def send(self, block: Block) -> None:
@@ -98,5 +99,5 @@ class SourceRoute:
                 intake.on_room(lambda event=ready: token.run_sync_soon(event.set))  # type: ignore[misc]
                 self.waiting_for = intake.name
                 await ready.wait()
-                left = intake.offer(left, True)
+                left = intake.offer(left, self._replay)
             self.waiting_for = None

@@ -190,7 +190,7 @@ def test_a_source_that_is_not_there(home: Home) -> None:
 def test_a_required_plugin_that_cannot_be_opened(home: Home) -> None:
     """The log's folder is missing."""
     home.write(
-        "plugins.d/keep.audisp", f"active = yes\nplugin = log\nrequired = yes\nfile = {home.folder}/no/audit.log\n"
+        "plugins.d/keep.audisp", f"active = yes\nplugin = log\nrequired = yes\nlog_file = {home.folder}/no/audit.log\n"
     )
     home.write("in.log", records(1, 3).decode())
     found = home.audispd("--source", f"file:{home.folder}/in.log")

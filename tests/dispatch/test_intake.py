@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from audisp.dispatch.intake import Intake, Policy
+from audisp.dispatch.intake import OWN_SPARE, Intake, Policy
 from tests.dispatch.intakes import LOST, Bench, block, make_intake
 
 OFFERS = st.tuples(st.just("offer"), st.integers(1, 8), st.sampled_from([52, 60, 150, 700]), st.booleans())
@@ -177,14 +177,20 @@ def test_nobody_waits_for_a_plugin_that_takes_nothing_more(end: Any) -> None:
     assert intake.books().imbalance == 0
 
 
-def test_what_nobody_offers_again_is_booked() -> None:
+def test_the_dispatchers_own_records_find_some_room_beyond_the_bound_of_a_required_plugin() -> None:
     intake = make_intake(500, required=True)
     rest = intake.offer(block(1, 50), False)
     assert rest is not None
-    intake.refuse(rest, "overflow")
-    assert intake.books().offered == 50
-    assert intake.books().dropped == rest.records
-    assert intake.books().imbalance == 0
+    for serial in range(1000):
+        own = intake.offer(block(serial), False)
+        assert own is not None
+        intake.squeeze_in(own)
+    books = intake.books()
+    assert books.imbalance == 0
+    assert books.offered == 50 - rest.records + 1000
+    assert 200 < books.waiting < 250
+    assert books.dropped == 1000 - (books.waiting - (50 - rest.records))
+    assert intake.queue.bytes <= 500 + OWN_SPARE
 
 
 def test_a_suspended_plugin_that_goes_on_is_woken_for_its_marker() -> None:

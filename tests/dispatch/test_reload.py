@@ -278,6 +278,23 @@ async def test_a_reader_that_waits_for_a_plugin_that_fails_is_let_go(world: Worl
     whole(other.got, feed)
 
 
+async def test_a_reader_is_let_go_when_the_plugin_is_required_no_more(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("audisp.dispatch.inprocess.CLOSE_GRACE", 0.05)
+    go = threading.Event()
+    world.recorder("a", "required = yes\nqueue_bytes = 64K\n", before=lambda one: go.wait() and None)
+    other = world.recorder("b")
+    async with flowing(world) as (engine, feed):
+        await until(lambda: engine.routes["feed"].waiting_for == "a")
+        world.recorder("a", "queue_bytes = 64K\n")
+        assert await reload(engine, world) == "reload: a restarted"
+        await more(feed)
+        assert entry(engine, "a").intake.dropped
+        go.set()
+    whole(other.got, feed)
+
+
 async def test_other_bounds_take_effect_and_wake_who_waits(world: World) -> None:
     go = threading.Event()
     recorder = world.recorder("a", "required = yes\nqueue_bytes = 64K\n")

@@ -184,9 +184,12 @@ class World:
         self._write("etc/audispd.conf", f"{spill}{own or 'drain_timeout = 20'}\n")
 
     def _write(self, name: str, text: str, mode: int = 0o640) -> Path:
+        """Whole or not at all: a reload may be looking."""
         path = self.folder / name
-        path.write_text(text)
-        path.chmod(mode)
+        new = self.folder / "new"
+        new.write_text(text)
+        new.chmod(mode)
+        new.rename(path)
         return path
 
     def child(self, name: str, extra: str = "", *, code: str = KEEP, form: str = "string") -> Path:
