@@ -58,7 +58,11 @@ def ledger_table(snapshot: dict[str, Any]) -> str:
         # unread_records and unread_bytes stand in the detail `unread`, in one phrase.
         counters = {key: value for key, value in source["counters"].items() if not key.startswith("unread_")}
         words = [f"{key.replace('_', ' ')} {value:,}" for key, value in sorted(counters.items())]
-        words += [f"{key}: {value}" for key, value in sorted(source["detail"].items())]
+        words += [
+            key if value == "yes" else f"{key}: {value}"
+            for key, value in sorted(source["detail"].items())
+            if (key, value) != ("state", "ended")  # which `ended` says
+        ]
         if words:
             notes.append(f"{name}: {', '.join(words)}")
     lines = _table(["source", "received", "routed", "rejected", "bytes"], rows)

@@ -59,7 +59,7 @@ def table(**plugins: dict[str, object]) -> list[str]:
             "rejected": 0,
             "bytes": 2_048,
             "counters": {"unread_records": 5, "unread_bytes": 99, "skipped_bytes": 3},
-            "detail": {"unread": "5 records, 99 bytes"},
+            "detail": {"unread": "5 records, 99 bytes", "ended": "yes", "state": "ended"},
         }
     }
     own = {"records": 0, "of": 0, "percent": 0}
@@ -71,8 +71,8 @@ def test_the_nearer_bound_says_how_full_a_queue_is() -> None:
     assert [line.split()[-3:-1] for line in lines if line[:2] in ("a ", "b ")] == [["10", "%"], ["75", "%"]]
 
 
-def test_what_was_left_unread_is_said_once() -> None:
-    assert "stdin: skipped bytes 3, unread: 5 records, 99 bytes" in table(a=plugin())
+def test_nothing_is_said_twice() -> None:
+    assert "stdin: skipped bytes 3, ended, unread: 5 records, 99 bytes" in table(a=plugin())
 
 
 def test_state_file_is_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
