@@ -11,15 +11,17 @@ import importlib.util
 import sys
 import threading
 from collections.abc import Callable
+from importlib.machinery import SourceFileLoader
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
+from types import CodeType
 from typing import Any, Final
 
 import attrs
 import pluggy
 
 from audisp.config.files import check_folders
-from audisp.dispatch.runner import Say
+from audisp.dispatch.runner import FOREIGN, Say
 from audisp.errors import AudispError, PluginError
 from audisp.plugin import PROJECT, Hooks, PluginType
 
@@ -49,7 +51,7 @@ def load_type(name: str) -> PluginType:
         declared: list[PluginType] = [each for found in manager.hook.audisp_plugins() for each in found]
     except AudispError:
         raise
-    except Exception as error:
+    except FOREIGN as error:
         # Foreign code: whatever it raises is that plugin's failure to load.
         raise PluginError(f"plugin {name}: {type(error).__name__}: {error}") from error
     if not declared:
@@ -72,21 +74,33 @@ def _load_installed(name: str) -> object:
         )
     try:
         return points[name].load()
-    except Exception as error:
+    except FOREIGN as error:
         # As above: an import runs foreign code.
         raise PluginError(f"plugin {name}: cannot be imported: {type(error).__name__}: {error}") from error
 
 
+class _SourceOnly(SourceFileLoader):
+    """Neither reads nor writes __pycache__: nobody has checked who may write there, and bytecode goes by the second in
+    which its source was changed."""
+
+    def get_code(self, fullname: str) -> CodeType:
+        """See importlib.abc.InspectLoader."""
+        code: CodeType = self.source_to_code(self.get_data(self.path), self.path)
+        return code
+
+
 def _load_file(path: Path) -> object:
     check_folders(str(path))
-    spec = importlib.util.spec_from_file_location(f"audisp_plugin_{path.stem}", path)
+    name = f"audisp_plugin_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path, loader=_SourceOnly(name, str(path)))
     if spec is None or spec.loader is None:
         raise PluginError(f"plugin {path}: is not a Python file")
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except FOREIGN as error:
+        del sys.modules[spec.name]
         # As above.
         raise PluginError(f"plugin {path}: {type(error).__name__}: {error}") from error
     return module

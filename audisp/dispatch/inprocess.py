@@ -21,7 +21,7 @@ from audisp.buffer.queue import MERGE_BYTES
 from audisp.config.plugins import PluginConf
 from audisp.dispatch.intake import Intake
 from audisp.dispatch.restart import Restarts
-from audisp.dispatch.runner import Say, drain, keep_running
+from audisp.dispatch.runner import FOREIGN, Say, drain, keep_running
 from audisp.dispatch.spool import save_aside
 from audisp.dispatch.wakeup import Wakeup
 from audisp.plugin import Delivery, Host, PluginType, Reject, Retry
@@ -37,10 +37,6 @@ QUARANTINE_BYTES: Final = 64 * 1024 * 1024
 """Most that one plugin's quarantine may hold on disk; beyond it the block is counted and not kept."""
 CLOSE_GRACE: Final = 5.0
 """Seconds that a plugin's own closing may take at the end."""
-
-FOREIGN: Final = (Exception, SystemExit)
-"""What a plugin's code may raise: anything, and it is the plugin's end and not ours. Reported, and counted as a
-restart."""
 
 
 class _Serving:

@@ -20,6 +20,10 @@ DRAIN_POLL: Final = 0.02
 """Seconds between two looks whether everything is delivered: nothing tells us when a child reads."""
 
 
+FOREIGN: Final = (Exception, SystemExit)
+"""What a plugin's code may raise: anything, and it is the plugin's end and not ours."""
+
+
 class Say(Protocol):
     """The dispatcher's own log; see dispatch/say.py. Never blocks; from any thread."""
 
