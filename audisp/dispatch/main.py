@@ -10,7 +10,7 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, TextIO, cast
 
@@ -28,6 +28,7 @@ from audisp.dispatch.plan import Options, Plan, load
 from audisp.dispatch.say import Level, Voice
 from audisp.dispatch.summary import ledger_table
 from audisp.errors import AudispError, ConfigError, NotPermitted, SourceError, StoreError
+from audisp.parse.serials import Range
 from audisp.plugin import PluginType
 from audisp.sources.contract import Source, SourceSpec
 from audisp.sources.file import FileSource
@@ -239,9 +240,10 @@ def make_source(
         case "netlink" | "multicast":
             enable = {"enable": 1, "disable": 0, "nochange": None}[plan.options.enable]
             last, mark = previous.last_serial(spec.type), _keep_nowhere
+            open_serials: list[Range] = []
             try:
                 kept = held.enter_context(SerialMark(plan.own.state_dir / f"serial-{spec.type}", ledger.boot_id()))
-                last, mark = kept.last or last, kept.set
+                last, mark, open_serials = kept.last or last, kept.set, kept.open
             except StoreError as error:
                 say("warning", f"{error}; after a crash a gap in the stream is known to a second only")
             source = NetlinkSource(
@@ -251,6 +253,7 @@ def make_source(
                 node=plan.node,
                 rcvbuf=plan.own.rcvbuf,
                 last_serial=last,
+                open_serials=open_serials,
                 mark=mark,
             )
             source.open()
@@ -266,7 +269,7 @@ def make_source(
     raise SourceError(f"source {spec} cannot be configured")
 
 
-def _keep_nowhere(serial: int) -> None:
+def _keep_nowhere(serial: int, open_: Sequence[Range]) -> None:
     """Where a serial goes that cannot be kept."""
 
 

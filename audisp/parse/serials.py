@@ -43,9 +43,12 @@ Range = tuple[int, int]
 
 
 class Gaps:
-    """Follows serials and finds the missing ones. last: newest serial of an earlier run in this boot, 0 if unknown."""
+    """Follows serials and finds the missing ones. last: newest serial of an earlier run in this boot, 0 if unknown.
 
-    def __init__(self, last: int = 0, window: int = WINDOW) -> None:
+    open_: what that run had not seen and had not declared missing when it ended.
+    """
+
+    def __init__(self, last: int = 0, window: int = WINDOW, open_: Iterable[Range] = ()) -> None:
         self.missing = 0
         """Serials declared missing."""
         self.late = 0
@@ -57,7 +60,8 @@ class Gaps:
         self._window = window
         # Serials are kept without wrapping: the newest's upper bits say how often they did.
         self._newest = last if last > 0 else None
-        self._waiting: list[list[int]] = []  # ranges not seen yet, not declared yet; ascending
+        # Ranges not seen yet, not declared yet; ascending.
+        self._waiting = sorted([first, past] for first, past in open_ if 0 < first <= past < last)
         self._declared: list[list[int]] = []  # ascending
         self._apart: list[int] = []  # serials far from the newest, not confirmed yet
 
@@ -65,6 +69,12 @@ class Gaps:
     def last(self) -> int:
         """The newest serial, to be kept for the next run; 0 if none was seen."""
         return 0 if self._newest is None else self._newest & _MASK
+
+    @property
+    def open(self) -> list[Range]:
+        """Ranges that are missing so far and may still come, to be kept for the next run."""
+        ranges = [(first & _MASK, last & _MASK) for first, last in self._waiting]
+        return [(first, last) for first, last in ranges if first <= last]
 
     @property
     def waiting(self) -> int:

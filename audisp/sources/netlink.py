@@ -12,7 +12,7 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import attrs
@@ -20,7 +20,7 @@ import trio
 
 from audisp.errors import SourceError
 from audisp.parse.form import MAX_NODE_LINE, MAX_PAYLOAD, from_kernel
-from audisp.parse.serials import Gaps
+from audisp.parse.serials import Gaps, Range
 from audisp.parse.types import type_name
 from audisp.record import Block
 from audisp.sources import kernel
@@ -73,8 +73,9 @@ class NetlinkSource:
     """The kernel's stream. multicast: observe; else be the audit daemon.
 
     set_enabled: as auditd's -s: 1 "enable", 0 "disable", None "nochange". node: as name_format says.
-    last_serial: of the last record of an earlier run of ours in this boot, 0 if unknown. mark: told the newest serial
-    after each block, in the reader's thread.
+    last_serial: of the last record of an earlier run of ours in this boot, 0 if unknown; open_serials: what that run
+    had not seen below it. mark: told the newest serial and what is missing so far below it, after each block, in the
+    reader's thread.
     """
 
     say: Callable[..., None]
@@ -83,7 +84,8 @@ class NetlinkSource:
     node: bytes | None = None
     rcvbuf: int = DEFAULT_RCVBUF
     last_serial: int = 0
-    mark: Callable[[int], None] = lambda serial: None
+    open_serials: Sequence[Range] = ()
+    mark: Callable[[int, Sequence[Range]], None] = lambda serial, open_: None
     books: SourceBooks = attrs.field(init=False)
     gaps: Gaps = attrs.field(init=False)
     lost_ranges: list[tuple[int, int]] = attrs.field(factory=list)
@@ -105,7 +107,7 @@ class NetlinkSource:
 
     def __attrs_post_init__(self) -> None:
         self.books = SourceBooks(self.name, self.kind)
-        self.gaps = Gaps(last=self.last_serial)
+        self.gaps = Gaps(last=self.last_serial, open_=self.open_serials)
         if self.node is not None:
             self._plain_max = PLAIN_MAX - len(self.node)
 
@@ -286,11 +288,19 @@ class NetlinkSource:
             while not self._stop.is_set():
                 if not self._turn(route, batch, fd, prefixes, wait=True) and self.gaps.waiting:
                     # Idle for READ_TIMEOUT: what is missing now will not come.
-                    self._missing(self.gaps.settle())
+                    self._settle()
             while self._turn(route, batch, fd, prefixes, wait=False):
                 pass
+            self._settle()
         except Stopped:
             self.books.detail["unread"] = "stopped while a required plugin had no room"
+
+    def _settle(self) -> None:
+        """Report what is missing now, and have it forgotten for the next run."""
+        missing = self.gaps.settle()
+        if missing:
+            self._missing(missing)
+            self.mark(self.gaps.last, ())
 
     def _turn(self, route: Route, batch: Batch, fd: int, prefixes: Prefixes, *, wait: bool) -> bool:
         """One turn: read what is there, route it as one block. False if nothing came."""
@@ -322,7 +332,7 @@ class NetlinkSource:
             missing = self.gaps.see_block(block.data, records)
             if missing:
                 self._missing(missing)
-            self.mark(self.gaps.last)
+            self.mark(self.gaps.last, self.gaps.open)
         return bool(records) or bool(count)
 
     def _format(self, batch: Batch, count: int, prefixes: Prefixes) -> tuple[bytes, int]:

@@ -181,3 +181,19 @@ def test_a_block_is_seen_as_its_serials_are(steps: list[tuple[int, int]], node: 
         lost = one.see_block(data, count if told else None)
         assert lost == other.see([serial + at // 2 for at in range(count)])
         assert (one.last, one.waiting, one.late) == (other.last, other.waiting, other.late)
+
+
+def test_what_an_earlier_run_had_not_seen_is_declared_by_the_next() -> None:
+    first = Gaps(last=99)
+    assert first.see([100, 111, 112]) == []
+    assert first.open == [(101, 110)]
+    second = Gaps(last=first.last, open_=first.open)
+    assert second.waiting == 10
+    assert second.see([113, 105]) == []
+    assert second.settle() == [(101, 104), (106, 110)]
+    assert second.open == []
+
+
+def test_open_ranges_that_cannot_be_are_left_out() -> None:
+    assert Gaps(last=50, open_=[(0, 3), (9, 8), (45, 60)]).open == []
+    assert Gaps(open_=[(1, 2)]).open == []

@@ -52,7 +52,22 @@ def test_damage_is_nothing(tmp_path: Path, data: bytes) -> None:
     path.write_bytes(data)
     with SerialMark(path, BOOT) as mark:
         assert mark.last == 0
-    assert path.stat().st_size == 48
+        assert mark.open == []
+    assert path.stat().st_size == 112
+
+
+def test_what_had_not_come_is_kept_with_it(tmp_path: Path) -> None:
+    path = tmp_path / "serial"
+    with SerialMark(path, BOOT) as mark:
+        mark.set(100, [(20, 30), (40, 40)])
+    with SerialMark(path, BOOT) as mark:
+        assert (mark.last, mark.open) == (100, [(20, 30), (40, 40)])
+        mark.set(101)
+    with SerialMark(path, BOOT) as mark:
+        assert (mark.last, mark.open) == (101, [])
+        mark.set(200, [(2 * number, 2 * number) for number in range(1, 10)])
+    with SerialMark(path, BOOT) as mark:
+        assert mark.open == [(2, 2), (4, 4), (6, 6), (8, 18)]
 
 
 def test_no_link_is_followed(tmp_path: Path) -> None:
