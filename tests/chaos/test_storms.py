@@ -20,11 +20,11 @@ def test_reloads_lose_and_double_nothing(folder: Path) -> None:
 
 
 def test_bad_programs_cost_themselves_alone(folder: Path) -> None:
-    assert bad_programs(folder, 3, 2).problems == []
+    assert bad_programs(folder, 3, 1).problems == []
 
 
 def test_many_plugins_at_once(folder: Path) -> None:
-    assert many_plugins(folder, 4, 30).problems == []
+    assert many_plugins(folder, 4, 20).problems == []
 
 
 def test_clients_of_the_control_socket_do_not_disturb_the_stream(folder: Path) -> None:
