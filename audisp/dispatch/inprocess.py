@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final, Literal, cast
 
 import attrs
 import trio
@@ -175,26 +175,23 @@ class InProcessRunner:
             if block is None:
                 return
             self._delivering_since = time.monotonic()
+            error: BaseException | None = None
             try:
                 if inspect.isawaitable(deliver(block)):
                     raise TypeError("deliver returned something to be awaited: make it a coroutine function")
-            except Retry:
-                if self._refused(block, serving):
-                    with self._condition:
-                        self._pause(delay, serving)
-                delay = min(delay * 2, RETRY_DELAY_MAX)
-                continue
-            except Reject as reason:
-                self._quarantine(block, str(reason), serving)
-            except FOREIGN as error:
-                self._failed(block, error, serving)
+            except FOREIGN as raised:
+                error = raised
+            if not serving.abandoned:
+                self._delivering_since = None
+            outcome = self._book(block, error, serving)
+            if outcome == "failed":
                 return
+            if outcome == "retry":
+                with self._condition:
+                    self._pause(delay, serving)
+                delay = min(delay * 2, RETRY_DELAY_MAX)
             else:
-                self._taken(block, serving)
-            finally:
-                if not serving.abandoned:
-                    self._delivering_since = None
-            delay = RETRY_DELAY
+                delay = RETRY_DELAY
 
     def _await_block(self, delivery: Delivery, serving: _Serving) -> Block | None:
         """The next block; None at the end. Lock held."""
@@ -231,29 +228,29 @@ class InProcessRunner:
             self._held = self.intake.take(MERGE_BYTES)
         return self._held
 
-    def _taken(self, block: Block, serving: _Serving) -> None:
+    def _book(self, block: Block, error: BaseException | None, serving: _Serving) -> Literal["done", "retry", "failed"]:
+        """Enter what a delivery came to, unless nobody waits for it any more."""
+        if isinstance(error, Reject):
+            self._quarantine(block, str(error), serving)
+            return "done"
+        poison = error is not None and not isinstance(error, Retry) and self._attempts + 1 >= POISON_ATTEMPTS
+        if poison and error is not None:
+            self._quarantine(block, _named(error), serving)
         with self.intake.lock:
-            if not serving.abandoned:
+            if serving.abandoned:
+                return "failed"
+            if error is None:
                 self._held = None
                 self._attempts = 0
                 self.intake.acknowledge(block.records - block.own, block.own, block.arrived, block.spooled)
-
-    def _refused(self, block: Block, serving: _Serving) -> bool:
-        with self.intake.lock:
-            if serving.abandoned:
-                return False
-            self.intake.redelivered += block.records - block.own
-            return True
-
-    def _failed(self, block: Block, error: BaseException, serving: _Serving) -> None:
-        if serving.abandoned:
-            return
-        self._attempts += 1
-        self._problem = error
-        if self._attempts >= POISON_ATTEMPTS:
-            self._quarantine(block, _named(error), serving)
-        else:
-            self._refused(block, serving)
+                return "done"
+            if not poison:
+                self.intake.redelivered += block.records - block.own
+            if isinstance(error, Retry):
+                return "retry"
+            self._attempts = 0 if poison else self._attempts + 1
+            self._problem = error
+            return "failed"
 
     def _quarantine(self, block: Block, reason: str, serving: _Serving) -> None:
         with self.intake.lock:
@@ -284,30 +281,27 @@ class InProcessRunner:
                 await self._wakeup.wait()
                 continue
             self._delivering_since = time.monotonic()
+            error: BaseException | None = None
             try:
                 with trio.move_on_after(self.deliver_timeout) as scope:
                     await deliver(block)
                 if scope.cancelled_caught:
                     self.say("warning", f"plugin {self.name}: no answer in {self.deliver_timeout:g} s; offered again")
-                    raise Retry
-            except Retry:
-                self._refused(block, serving)
+                    error = Retry()
+            except FOREIGN as raised:
+                error = raised
+            finally:
                 self._delivering_since = None
+            outcome = self._book(block, error, serving)
+            if outcome == "failed":
+                return
+            if outcome == "retry":
                 with trio.move_on_after(delay):
                     await self._hurry.wait()
                 delay = min(delay * 2, RETRY_DELAY_MAX)
-                continue
-            except Reject as reason:
-                self._quarantine(block, str(reason), serving)
-            except FOREIGN as error:
-                self._failed(block, error, serving)
-                return
             else:
-                self._taken(block, serving)
-            finally:
-                self._delivering_since = None
-            delay = RETRY_DELAY
-            await trio.lowlevel.checkpoint()
+                delay = RETRY_DELAY
+                await trio.lowlevel.checkpoint()
 
     # ---- from the engine ----
 

@@ -63,12 +63,17 @@ class SourceRoute:
         self.last: Block | None = None
         """The last block that everybody was offered."""
 
-    def send_blocking(self, block: Block) -> None:
-        """From a reader thread. Raises Stopped if the engine goes down while a plugin has no room."""
+    def _offer(self, block: Block) -> list[tuple[Intake, Block]] | None:
+        """Offer to all; returns who must be waited for, with what it has not taken."""
         full = self._router.offer(block, self._replay)
         self.last = block
         if self._watch is not None:
             self._watch(block)
+        return full
+
+    def send_blocking(self, block: Block) -> None:
+        """From a reader thread. Raises Stopped if the engine goes down while a plugin has no room."""
+        full = self._offer(block)
         if full is None:
             return
         for intake, rest in full:
@@ -85,10 +90,7 @@ class SourceRoute:
 
     async def send(self, block: Block) -> None:
         """From a trio task. A checkpoint only if it had to wait."""
-        full = self._router.offer(block, self._replay)
-        self.last = block
-        if self._watch is not None:
-            self._watch(block)
+        full = self._offer(block)
         if full is None:
             return
         token = trio.lowlevel.current_trio_token()
