@@ -15,5 +15,5 @@ pytestmark = needs("root", "gcc")
 
 @pytest.mark.parametrize("shape", [SHAPES[0], SHAPES[4]], ids=lambda shape: shape.name)
 def test_peak_memory(folder: Path, shape: Shape) -> None:
-    result = run_shape(folder, 5, attrs.evolve(shape, queue=min(shape.queue, 2 << 20), children=2))
+    result = run_shape(folder, 5, attrs.evolve(shape, queue=min(shape.queue, 1 << 19), children=2))
     assert result.problems == []

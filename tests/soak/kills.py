@@ -27,7 +27,10 @@ def kill_child(folder: Path, seed: int, count: int, rate: float = 30_000) -> Res
     with World(folder, Records(seed), auditd="max_restarts = 1000000\n") as world:
         # Every other time with a queue so small that it overflows: markers must then say what is missing.
         small = bool(seed % 2)
-        world.child("victim", "queue_bytes = 64K" if small else "", chunk=chance.choice((700, 4096, 65536)))
+        binary = bool(seed % 3 == 0)
+        form = f"format = {'binary' if binary else 'string'}"
+        bound = "queue_bytes = 64K" if small else ""
+        world.child("victim", f"{form}\n{bound}", chunk=chance.choice((700, 4096, 65536)))
         world.child("neighbour")
         world.start()
         world.feed.start(rate)
@@ -46,7 +49,7 @@ def kill_child(folder: Path, seed: int, count: int, rate: float = 30_000) -> Res
         result.check(world.finish() == 0, "audispd did not end well")
         books = world.final()["plugins"]["victim"]
         for name in ("victim", "neighbour"):
-            account = world.account(name)
+            account = world.account(name, binary=binary and name == "victim")
             result.problems += [f"{name}: {each}" for each in account.problems(world.feed.sent)]
             result.check(not account.marks or (small and name == "victim"), f"{name}: markers {account.marks[:3]}")
             if name == "victim":
@@ -61,6 +64,7 @@ def kill_child(folder: Path, seed: int, count: int, rate: float = 30_000) -> Res
             "kills": count,
             "runs": len(world.taken("victim")),
             "offered again": books["redelivered"],
+            "format": "binary" if binary else "string",
         }
     return result
 

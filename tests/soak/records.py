@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+import struct
 import zlib
 from collections.abc import Iterable, Iterator
 from typing import Final
 
 import attrs
+
+from audisp.parse.types import type_name
 
 SHORTEST: Final = 60
 LONGEST: Final = 8_970
@@ -16,6 +19,8 @@ LOST: Final = re.compile(
     rb"type=DAEMON_ERR msg=audit\([^)]*\): op=lost plugin=(\S+) (?:client=\d+ )?count=(\d+) first=(\S+) last=(\S+) "
     rb"reason=(\S+)"
 )
+FRAME: Final = struct.Struct("=IIII")
+"""Version, length of this, type, length of the payload (upstream.md 2.4)."""
 OWN: Final = 100
 """More DAEMON_* records than a gap of these tests can hold."""
 _START: Final = b"type=USER msg=audit(1700000000.000:"
@@ -82,6 +87,19 @@ class Account:
                 self.others += 1
                 continue
             self.false.append(line[:200])
+
+    def add_frames(self, data: bytes) -> None:
+        """The same for a reader of binary form (docs/formats/binary.md)."""
+        lines, at = [], 0
+        while at + FRAME.size <= len(data):
+            _, _, type_, size = FRAME.unpack_from(data, at)
+            end = at + FRAME.size + size
+            if end > len(data):
+                break
+            lines.append(b"type=%b msg=%b\n" % (type_name(type_), data[at + FRAME.size : end]))
+            at = end
+        self.torn += at < len(data)
+        self.add(b"".join(lines))
 
     def exact(self) -> dict[tuple[int | None, int | None], int]:
         """Ranges that markers state as lost, crashes apart, with their counts."""

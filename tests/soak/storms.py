@@ -14,6 +14,7 @@ from pathlib import Path
 
 from audisp.errors import AudispError
 from tests.soak.kills import imbalance
+from tests.soak.memory import NEVER
 from tests.soak.records import Records
 from tests.soak.result import Result
 from tests.soak.world import PATIENCE, World, until
@@ -131,7 +132,8 @@ BAD = {
 
 
 def bad_programs(folder: Path, seed: int, count: int) -> Result:
-    """Programs that close their input, end at once, shout, hear nothing: `count` seconds of load beside a good one."""
+    """Programs that close their input, end at once, shout, hear nothing, and a plugin that never returns, beside a good
+    one: `count` seconds of load."""
     result = Result("bad programs", seed)
     with World(folder, Records(seed), own="drain_timeout = 1\n") as world:
         for name, script in BAD.items():
@@ -140,6 +142,9 @@ def bad_programs(folder: Path, seed: int, count: int) -> Result:
             program.chmod(0o755)
             restarts = "max_restarts = 5\nrestart_delay = 0.01\nrestart_delay_max = 0.05"
             world.plugin(name, f"path = {program}\n{restarts}\nqueue_bytes = 64K")
+        never = folder / "never.py"
+        never.write_text(NEVER)
+        world.plugin("never", f"plugin = {never}\nqueue_bytes = 64K\ndeliver_timeout = 0.5")
         world.child("good")
         world.start()
         until(lambda: bool(world.alive("good")), "the good one")
@@ -151,8 +156,9 @@ def bad_programs(folder: Path, seed: int, count: int) -> Result:
         until(lambda: world.books("good")["delivered"] >= sent, "the stream to be read")
         books = world.status()["plugins"]
         said = world.said()
-        result.check(world.finish() == 0, "audispd did not end well")
-        for name in (*BAD, "good"):
+        result.check(world.finish() == 0, "audispd did not end well")  # without waiting for the one that never returns
+        result.check(books["never"]["state"] == "stuck", f"never: is {books['never']['state']}")
+        for name in (*BAD, "never", "good"):
             result.check(imbalance(books[name]) == 0, f"{name}: the books do not balance: {books[name]}")
         result.check(
             books["exits"]["losses"].get("failed", 0) > 0, f"exits: its records were not counted: {books['exits']}"

@@ -280,11 +280,14 @@ class World:
         """What the runs of a sink read, one after the other."""
         return [_taken(path) for path in sorted(self.sinks.glob(f"{name}.????"))]
 
-    def account(self, name: str) -> Account:
+    def account(self, name: str, *, binary: bool = False) -> Account:
         """What a sink got in all its runs, each line once. What a killed run had begun is torn, and comes again."""
         account = Account(self.records)
         for each in self.taken(name):
-            account.add(each.data)
+            if binary:
+                account.add_frames(each.data)
+            else:
+                account.add(each.data)
         return account
 
     def one(self, taken: Taken) -> Account:
