@@ -128,11 +128,17 @@ def run(options: Options) -> int:
         say("error", str(error))
         return _failed(readiness, daemonize.EXIT_START, voice)
     except BaseExceptionGroup as group:
+        code = daemonize.EXIT_START
         for found in _leaves(group):
             if not isinstance(found, AudispError):
+                # In the background nobody sees the traceback that follows; this line goes to syslog.
+                say("critical", f"a defect of audispd's own: {type(found).__name__}: {found}")
+                readiness.failed(code)
                 raise
             say("error", str(found))
-        return _failed(readiness, daemonize.EXIT_START, voice)
+            if isinstance(found, NotPermitted):
+                code = daemonize.EXIT_PRIVILEGE
+        return _failed(readiness, code, voice)
     finally:
         voice.close()
 
@@ -285,8 +291,9 @@ def _needed(plan: Plan) -> dict[str, list[str]]:
         need("cap_audit_write", "source netlink: nudge the kernel after an overflow")
     elif any(spec.type == "multicast" for spec in plan.sources):
         need("cap_audit_control", "source multicast: ask the kernel for its counts")
-    if any(conf.user is not None for conf in plan.plugins):
-        need("cap_kill", "plugins with user =: end them")
+    if any(conf.command for conf in plan.plugins):
+        # Of those without `user =`, too: many, such as laurel, become another user by themselves.
+        need("cap_kill", "child programs: end those that run as another user")
     if plan.writes_log and plan.auditd.log_group:
         need("cap_chown", "log: log_group")
         need("cap_fowner", "log: mode of a log that another wrote")

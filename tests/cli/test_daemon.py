@@ -340,3 +340,24 @@ def test_into_the_background_and_out_again(home: Home) -> None:
 def test_a_start_that_fails_in_the_background_has_its_exit_code(home: Home) -> None:
     arguments = [word for word in home.arguments("--source", f"file:{home.folder}/missing") if word != "-n"]
     assert finish("audispd", *arguments).returncode == 1
+
+
+def test_a_defect_of_our_own_is_said_and_ends_with_a_code(home: Home) -> None:
+    code = """
+import sys
+from audisp.dispatch import main
+from audisp.cli import audispd
+
+async def broken(*arguments):
+    raise KeyError("nobody thought of that")
+
+main._run_engine = broken
+sys.exit(audispd.main(sys.argv[1:]))
+"""
+    words = [str(word) for word in home.arguments("--source", "stdin")]
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", code, *words], capture_output=True, text=True, timeout=PATIENCE, check=False
+    )
+    assert done.returncode == 1
+    assert "CRITICAL: a defect of audispd's own: KeyError: 'nobody thought of that'" in done.stderr
+    assert "Traceback" in done.stderr
