@@ -61,6 +61,7 @@ class ChildRunner:
     _channel: Channel | None = None
     _ready: bool = False
     _wakeup: Wakeup = attrs.field(init=False)
+    _scope: trio.CancelScope = attrs.field(init=False, factory=trio.CancelScope)
     _stop: trio.Event = attrs.field(init=False, factory=trio.Event)
     _stopped: trio.Event = attrs.field(init=False, factory=trio.Event)
 
@@ -100,7 +101,8 @@ class ChildRunner:
     async def run(self) -> None:
         """Keep the program running until `stop`. Returns when it is stopped for good."""
         try:
-            await keep_running(self, self._generation, self._stop, self.say, again="starting it again")
+            with self._scope:
+                await keep_running(self, self._generation, self._stop, self.say, again="starting it again")
         finally:
             self.state = "stopped"
             self._stopped.set()
@@ -260,7 +262,8 @@ class ChildRunner:
                 self._signal(launched, signal.SIGTERM)
                 if not await self._ends_within(TERM_GRACE):
                     self.say("warning", f"plugin {self.name}: still there after SIGTERM, killed")
-                    self._signal(launched, signal.SIGKILL)
+                    if not self._signal(launched, signal.SIGKILL):
+                        self._scope.cancel()
         await self._stopped.wait()
 
     def _finish(self) -> None:
@@ -277,11 +280,19 @@ class ChildRunner:
             await self._stopped.wait()
         return self._stopped.is_set()
 
-    def _signal(self, launched: Launched, number: int) -> None:
+    def _signal(self, launched: Launched, number: int) -> bool:
+        """False if we may not: then it is left to itself, because nobody must wait for it for ever."""
         try:
             launched.signal(number)
         except PermissionError:
-            self.say("error", f"plugin {self.name}: runs as another user, and without cap_kill we cannot end it")
+            self.say(
+                "error",
+                f"plugin {self.name}: pid {launched.pid} runs as another user, and without cap_kill we cannot end it "
+                "(audispd.conf: capabilities = cap_kill)",
+                limit=f"kill-{self.name}",
+            )
+            return False
+        return True
 
     def _all_read(self) -> bool:
         with self.intake.lock:
