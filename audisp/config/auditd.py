@@ -91,12 +91,14 @@ def _log_file(words: tuple[str, ...]) -> Path:
     if not word.startswith("/") or len(folder) < SHORTEST_FOLDER or not name:
         raise ValueError(f"{shown(word)} is not the full name of a file in a folder such as /var/log/audit")
     if not os.path.isdir(folder):
-        raise ValueError(f"there is no folder {shown(folder)}")
+        raise ValueError(f"there is no folder {shown(folder)}: make one for root alone (mkdir -m 0700)")
     path = Path(word)
     try:
         found = path.lstat()
     except FileNotFoundError:
         return path
+    except PermissionError:
+        raise ValueError(f"{shown(word)} cannot be seen by uid {os.geteuid()}; ask as root") from None
     except OSError as problem:
         raise ValueError(f"{shown(word)} cannot be used: {problem.strerror}") from problem
     if stat.S_ISLNK(found.st_mode):
