@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import stat
 
 from audisp.plugin import PluginError
 
@@ -26,6 +27,7 @@ class LockFile:
         while True:
             fd = os.open(self._name, flags, 0o600, dir_fd=self._folder_fd)
             try:
+                self._check(fd)
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 if self._current(fd):
                     os.ftruncate(fd, 0)
@@ -54,6 +56,12 @@ class LockFile:
         finally:
             os.close(self._fd)
             self._fd = -1
+
+    def _check(self, fd: int) -> None:
+        # In a folder where others may write, the name can be a second one of a file of ours that is dear to somebody.
+        found = os.fstat(fd)
+        if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid() or found.st_nlink > 1:
+            raise PluginError(f"{self._shown}: its lock file {self._name} is not a plain file of ours; remove it")
 
     def _current(self, fd: int) -> bool:
         try:

@@ -5,7 +5,11 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import pytest
+
 from audisp.dispatch import statefile
+from audisp.errors import PluginError
+from audisp_plugins.lockfile import LockFile
 
 
 def test_the_state_file_takes_any_text(tmp_path: Path) -> None:
@@ -13,3 +17,16 @@ def test_the_state_file_takes_any_text(tmp_path: Path) -> None:
     statefile.write(path, ["source file:/\udcff\u202e = received 1"], 0)
     assert path.read_bytes() == b"source file:/\\udcff\\u202e = received 1\n"
     assert os.listdir(tmp_path) == [statefile.NAME]
+
+
+def test_a_lock_file_that_is_a_second_name_of_something_dear_is_left_alone(tmp_path: Path) -> None:
+    dear = tmp_path / "shadow"
+    dear.write_text("root:*:1:")
+    os.link(dear, tmp_path / ".events.lock")
+    folder = os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        with pytest.raises(PluginError, match=r"\.events\.lock is not a plain file of ours"):
+            LockFile(folder, ".events.lock", "socket").take()
+    finally:
+        os.close(folder)
+    assert dear.read_text() == "root:*:1:"
