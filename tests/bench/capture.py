@@ -13,11 +13,7 @@ from tests.needs import CORPUS, ROOT
 
 RECORDS: Final = 221_153
 """Records of the recorded capture; the bundled one is repeated up to as many."""
-RECORDED: Final = (
-    ROOT / "tests" / "corpus" / "large.log",
-    CORPUS / "mixed.log.xz",
-    Path("/tmp/audit-peers/corpus/mixed.log"),
-)
+RECORDED: Final = (ROOT / "tests" / "corpus" / "large.log", CORPUS / "mixed.log.xz")
 BUNDLED: Final = ROOT / "conf" / "observe" / "capture.log"
 
 
