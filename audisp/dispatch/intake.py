@@ -31,7 +31,7 @@ ROOM_FRACTION: Final = 0.5
 """Whoever waits for room is woken when the queue has drained to this share of its bound: waking at every record would
 cost a thread switch per record."""
 
-STAGE_FRACTION: Final = 0.25
+STAGE_FRACTION: Final = 0.125
 """Share of the bound that may wait to be written to disk while memory is full."""
 
 
