@@ -19,6 +19,8 @@ NAME: Final = "control.sock"
 MODE: Final = 0o600
 MAX_REQUEST: Final = 4096
 """Bytes of one request: the longest has well under a hundred."""
+MAX_ANSWER: Final = 16 << 20
+"""Bytes of one answer: a status of a thousand plugins has about one MiB."""
 MAX_CLIENTS: Final = 16
 """Clients at a time; one more waits in the listen queue, whose length is the same."""
 IDLE_SECONDS: Final = 30.0
@@ -81,7 +83,7 @@ async def _accept(listener: trio.socket.SocketType) -> trio.socket.SocketType:
             return client
 
 
-def _allowed(client: trio.socket.SocketType) -> bool:
+def _allowed(client: trio.socket.SocketType | socket.socket) -> bool:
     _, uid, _ = struct.unpack("=iII", client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
     return uid in (0, os.geteuid())
 
@@ -135,9 +137,11 @@ def ask(folder: Path, operation: str, seconds: float = 5.0) -> dict[str, Any]:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
         sock.settimeout(seconds)
         sock.connect(str(folder / NAME))
+        if not _allowed(sock):
+            raise SourceError(f"{folder / NAME} is served by another user, who could answer anything")
         sock.sendall(json.dumps({"op": operation}).encode() + b"\n")
         with sock.makefile("rb") as file:
-            line = file.readline()
+            line = file.readline(MAX_ANSWER)
     try:
         found = json.loads(line)
     except ValueError as error:

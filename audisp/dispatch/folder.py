@@ -22,7 +22,7 @@ FILE_MODE: Final = 0o600
 MAX_ASIDE_NAMES: Final = 1000
 """Files kept aside under one name: `max_bytes` bounds their bytes, this the inodes that empty ones would take."""
 
-_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@+-]{0,199}")
+_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@+~-]{0,249}")
 
 
 def open_folder(path: Path | str) -> int:
@@ -105,7 +105,7 @@ def save_aside(path: Path | str, name: str, data: bytes, max_bytes: int) -> Path
 
     None, and nothing written, if all files there together would exceed `max_bytes`: the first ones tell the most, so
     they stay and the later ones are only counted by the caller. The file is called `name`, or `name.N` if that is
-    taken. ValueError for a name with anything but letters, digits and ``_.@+-``; StoreError if it cannot be written.
+    taken. ValueError for a name with anything but letters, digits and ``_.@+~-``; StoreError if it cannot be written.
     """
     if not _NAME.fullmatch(name):
         raise ValueError(f"{name!r} is no file name for something kept aside")

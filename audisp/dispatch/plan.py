@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 from pathlib import Path
 from typing import Final, Literal
@@ -10,13 +11,15 @@ from typing import Final, Literal
 import attrs
 
 from audisp.config import audispd, auditd, plugins
-from audisp.config.grammar import ConfigErrors
+from audisp.config.grammar import ConfigErrors, shown
 from audisp.config.plugins import PluginConf
 from audisp.errors import ConfigError
 from audisp.sources.contract import SourceSpec, parse_source
 
 CONF_DIR: Final = Path("/etc/audit")
 """auditd's own default for -c."""
+NODE: Final = re.compile(rb"[!-~]{1,255}\Z")
+"""A node name in a record; _POSIX_HOST_NAME_MAX is what auditd's buffer adds for it."""
 RECORD_SLOT: Final = 8_970
 """Bytes that auditd sets aside per queued record (MAX_AUDIT_MESSAGE_LENGTH); q_depth counts in these."""
 OBSERVE_QUEUE_DEPTH: Final = 2_000
@@ -181,4 +184,14 @@ def node_name(conf: auditd.AuditdConf) -> bytes | None:
         raise ConfigErrors(
             [ConfigError(f"the name of this host cannot be found out: {error}", key="name_format")]
         ) from error
-    return os.fsencode(name.replace(" ", "_"))
+    node = os.fsencode(name.replace(" ", "_"))
+    if not NODE.match(node):
+        # A line end or a space in it would make lines, or fields, of its own in every record.
+        raise ConfigErrors(
+            [
+                ConfigError(
+                    f"{shown(name)} cannot stand in a record: 1 to 255 printable ASCII characters can", key="name"
+                )
+            ]
+        )
+    return node

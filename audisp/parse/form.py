@@ -142,9 +142,11 @@ def _node_type(line: bytes) -> int:
 _UNSAFE: Final = re.compile(
     "[\x00-\x1f\x7f-\x9f"  # C0, DEL, C1: cursor movement, OSC, CSI in one byte
     "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"  # bidi: text shown in another order than it has
-    "\u200b-\u200d\u2060-\u2064\ufeff\u00ad"  # zero width: two names that look the same
+    "\u200b-\u200d\u2060-\u2065\u206a-\u206f\ufeff\u00ad\u034f"  # zero width: two names that look the same
+    "\u115f\u1160\u17b4\u17b5\u180b-\u180f\u3164\uffa0\u2800"  # letters and signs that are blank
+    "\ufe00-\ufe0f\U000e0100-\U000e01ef"  # variation selectors
     "\u2028\u2029"  # separators that some viewers break lines at
-    "\ufff9-\ufffb\U000e0000-\U000e007f"  # annotation and tag characters, invisible
+    "\ufff9-\ufffb\U000e0000-\U000e007f\U0001bca0-\U0001bca3\U0001d173-\U0001d17a"  # annotation, tags, format
     "\ud800-\udfff]"  # surrogates, which UTF-8 output would refuse
 )
 
