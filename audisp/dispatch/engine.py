@@ -313,7 +313,8 @@ class Engine:
             waiting = intake.waiting() - intake.disk - (entry.spill.out if entry.spill is not None else 0)
             first = None
             if seen is not None:
-                first = first_serial(chain(entry.runner.holding(), intake.queue, intake.staged))
+                held = chain(entry.runner.holding(), intake.queue, intake.staged)
+                first = first_serial(block for block in held if not block.spooled)  # those are on disk as well
                 first = first if first is not None else seen + 1 if seen else None
         crash = Crash(max(waiting, 0), first)
         untold = self.roster.untold(name)
