@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import signal
 import time
+from bisect import bisect_right
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -78,7 +79,8 @@ def kill_dispatcher(folder: Path, seed: int, count: int, rate: float = 20_000) -
         world.child("spilling", "overflow_action = spill\nqueue_bytes = 1M\nspill_bytes = 512M")
         world.child("plain")
         on_disk = 0
-        ends = []
+        ends: list[int] = []
+        files: dict[str, list[int]] = {"spilling": [], "plain": []}
         for turn in range(count + 1):
             world.start()
             if not turn:
@@ -97,10 +99,12 @@ def kill_dispatcher(folder: Path, seed: int, count: int, rate: float = 20_000) -
             result.check(imbalance(books) == 0, f"the books do not balance: {books}")
             world.kill()
             ends.append(world.feed.sent + 1)
+            for name, counts in files.items():
+                counts.append(len(list(world.sinks.glob(f"{name}.????"))))
         world.feed.stop()
         result.check(world.finish(120) == 0, "audispd did not end well")
-        for name in ("spilling", "plain"):
-            _judge_crashes(result, world, name, ends)
+        for name, counts in files.items():
+            _judge_crashes(result, world, name, ends, counts)
             books = world.final()["plugins"][name]
             result.check(imbalance(books) == 0 and not books["waiting"], f"{name}: the books do not balance: {books}")
         result.figures |= {"records": world.feed.sent, "kills": count, "on disk at most": on_disk}
@@ -112,24 +116,26 @@ MEMORY_BYTES = (1 << 20) * 2 + (1 << 19)
 being written or read, the child's socket."""
 
 
-def _judge_crashes(result: Result, world: World, name: str, ends: list[int]) -> None:
-    """ends: number of the last record sent before each kill, or a little more. Order, and every loss stated."""
+def _judge_crashes(result: Result, world: World, name: str, ends: list[int], counts: list[int]) -> None:
+    """Order, and every loss stated. ends: number of the last record sent before each kill, or a little more. counts:
+    of the child's runs so far, at each kill; a dispatcher that was killed at once may not have started it."""
     runs = [world.one(each) for each in world.taken(name)]
     together: list[int] = []
     exact: set[tuple[int | None, int | None]] = set()
     windows = []
-    for turn, run in enumerate(runs):
+    for number, run in enumerate(runs):
+        turn = bisect_right(counts, number)
         steps = [(a, b) for a, b in pairwise(run.numbers) if b <= a]
         result.check(not steps, f"{name}: out of order within a run: {steps[:3]}")
         result.check(not run.false, f"{name}: lines that nobody sent: {run.false[:2]}")
         together += run.numbers
-        windows += [(mark.first or 0, ends[turn - 1]) for mark in run.marks if mark.reason == "crash"]
+        windows += [(mark.first or 0, ends[turn - 1]) for mark in run.marks if turn and mark.reason == "crash"]
         exact.update(run.exact())
     missing = ranges(missing_of(together, world.feed.sent))
     crashed = [each for each in missing if each not in exact]
     for first, last in crashed:
         stated = any(low <= first and last <= high for low, high in windows)
-        result.check(stated, f"{name}: {first} to {last} are missing without a word; crashes stated: {windows}")
+        result.check(stated, f"{name}: {first} to {last} are missing without a word; crashes: {windows[-5:]}")
     size = sum(len(world.records.make(number)) for first, last in crashed for number in range(first, last + 1))
     result.check(size <= len(ends) * MEMORY_BYTES, f"{name}: {size} bytes missing are more than was in memory")
     seen: set[int] = set()
