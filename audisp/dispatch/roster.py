@@ -228,6 +228,13 @@ class Roster:
         keeps it until it is empty."""
         conf, intake, own = entry.conf, entry.intake, self.plan.own
         if self._policy(conf) != "spill":
+            left = own.spill_dir / conf.name
+            if entry.spill is None and next(left.rglob("*.seg"), None) is not None:
+                self.say(
+                    "warning",
+                    f"plugin {conf.name}: records of an earlier run wait in {left}, and are delivered only with "
+                    "overflow_action = spill",
+                )
             return
         max_bytes = conf.spill_bytes or SPILL_FACTOR * intake.queue.max_bytes
         min_free = own.spill_min_free if conf.spill_min_free is None else conf.spill_min_free
@@ -343,6 +350,10 @@ class Roster:
         await entry.runner.stop(deadline)
         if entry.spill is not None:
             await entry.spill.close()
+            if entry.intake.disk:
+                self.say(
+                    "notice", f"plugin {entry.conf.name}: {entry.intake.disk} records wait on disk for its next start"
+                )
         lost = entry.intake.abandon(reason)
         if lost:
             self.say(

@@ -79,7 +79,12 @@ async def keep_running(
     """
     while not stopping.is_set():
         started = time.monotonic()
-        problem = await generation()
+        try:
+            problem = await generation()
+        except FOREIGN as error:
+            # A defect of ours, met while serving this plugin: it is said, and costs this plugin a restart and no other.
+            problem = f"could not be served: {error!r}"
+            say("critical", f"plugin {runner.name}: {problem}", limit=f"defect-{runner.name}")
         if stopping.is_set():
             return
         runner.restarts.ran(time.monotonic() - started)

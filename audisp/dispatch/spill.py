@@ -132,6 +132,9 @@ class _Done:
             yield
         except StoreError as error:
             self.error = self.error or error
+        except ValueError as error:
+            # The spool refuses what it was asked for: a defect, but not one for which all others should end.
+            self.error = self.error or StoreError(f"refused: {error}")
 
 
 async def open_spill(intake: Intake, folder: Path, *, max_bytes: int, min_free: int, say: Say) -> SpillTask:

@@ -242,6 +242,24 @@ async def test_no_descriptors_left_costs_one_start_and_not_the_dispatcher(
     assert len(os.listdir("/proc/self/fd")) == before
 
 
+async def test_a_defect_of_ours_costs_one_plugin_a_restart(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
+    pump = ChildRunner._pump
+    failures = [ZeroDivisionError("ours")]
+
+    def failing(self: ChildRunner, channel: Channel) -> str:
+        if failures and self.intake.queue:
+            raise failures.pop()
+        return pump(self, channel)
+
+    monkeypatch.setattr(ChildRunner, "_pump", failing)
+    runner = setup.runner(KEEP)
+    _, data = offer(runner, 1, 3)
+    async with running(runner, 20):
+        await until(lambda: setup.got() == data)
+    assert setup.said.heard("ZeroDivisionError", "critical")
+    assert runner.intake.books().imbalance == 0
+
+
 async def test_stderr_becomes_lines_of_our_log(setup: Setup) -> None:
     code = "import os; os.write(2, b'first\\nsecond \\x1b[2J\\xff\\n' + b'x' * 3000 + b'\\nunfinished')"
     runner = setup.runner(code, max_restarts=0)

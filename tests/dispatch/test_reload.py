@@ -397,6 +397,11 @@ async def test_a_plugin_that_spills_gets_at_the_next_start_what_waited(world: Wo
             await until(lambda: entry(engine, "a").intake.disk > 100)
         assert entry(engine, "a").intake.disk == entry(engine, "a").intake.books().waiting
         go.set()
+        assert world.said.heard("records wait on disk for its next start")
+        world.recorder("a", "queue_bytes = 64K\n")
+        async with world.started(Feed()):
+            assert world.said.heard("delivered only with overflow_action = spill", "warning")
+        world.recorder("a", "queue_bytes = 64K\noverflow_action = spill\n")
         world.configure()
         again = Feed()
         async with world.started(again) as second:
@@ -405,7 +410,7 @@ async def test_a_plugin_that_spills_gets_at_the_next_start_what_waited(world: Wo
             await until(lambda: not intake.disk)
     numbers = stream_numbers(world.recorders["a"].got)
     assert numbers == list(range(1, feed.serial + 1))
-    assert world.recorders["a"].got.count(b"op=start") == 2
+    assert world.recorders["a"].got.count(b"op=start") == 3
 
 
 async def test_folders_and_sources_stay_until_the_next_start(world: World) -> None:
