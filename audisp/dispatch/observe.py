@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 AUDITD_SOCKETS: Final = (Path("/run/audit/audispd_events"), Path("/run/audispd_events"))
 """Where auditd's af_unix plugin listens unless told otherwise: auditd 4, auditd 3."""
+OWN_ARRIVAL: Final = 5
+"""Records that our own joining of the kernel's group makes (EVENT_LISTENER, SYSCALL, SOCKADDR, PROCTITLE, EOE): they
+are no sign of life."""
 QUIET_SECONDS: Final = 3.0
 """After this long without a record a person is told why, and shown the capture."""
 REPORT_SECONDS: Final = 5.0
@@ -81,7 +84,7 @@ def explain_quiet() -> list[str]:
             "auditctl -a always,exit -F arch=b64 -S execve -k exec   (and auditctl -D takes all rules away)"
         )
     if not lines:
-        lines.append(f"auditing is on, {rules} rules are loaded, and nothing happened that they catch")
+        lines.append(f"auditing is on, and nothing happened that the loaded rules ({rules}) catch")
     return lines
 
 
@@ -103,10 +106,11 @@ class CaptureSource:
         """Until the capture has been played, or a live record has come within QUIET_SECONDS."""
         task_status.started()
         if self._live is not None:
+            ours = OWN_ARRIVAL if isinstance(self._live, NetlinkSource) else 0
             with trio.move_on_after(QUIET_SECONDS):
-                while not self._live.books.received:  # noqa: ASYNC110 - a reader thread counts, and has no event
+                while self._live.books.received <= ours:  # noqa: ASYNC110 - a reader thread counts, and has no event
                     await trio.sleep(0.05)
-            if self._live.books.received:
+            if self._live.books.received > ours:
                 return
             self._why = await trio.to_thread.run_sync(explain_quiet)
         for line in self._why:

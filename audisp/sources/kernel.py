@@ -21,6 +21,7 @@ NETLINK_AUDIT: Final = 9
 NLM_F_REQUEST: Final = 1
 NLM_F_ACK: Final = 4
 NLMSG_ERROR: Final = 2
+NLMSG_DONE: Final = 3
 AUDIT_GET: Final = 1000
 AUDIT_SET: Final = 1001
 AUDIT_LIST_RULES: Final = 1013
@@ -230,16 +231,15 @@ class Control:
         return uid, pid, body[8:].split(b"\0", 1)[0].decode("ascii", "backslashreplace")
 
     def count_rules(self) -> int:
-        """How many rules are loaded."""
-        with self._turn:
-            return self._count_rules_now()
-
-    def _count_rules_now(self) -> int:
+        """How many rules are loaded. Raises OSError or SourceError."""
         self._sequence += 1
-        self._sock.sendto(pack_request(AUDIT_LIST_RULES, b"", self._sequence, ack=True), (0, 0))
+        self._sock.sendto(pack_request(AUDIT_LIST_RULES, b"", self._sequence, ack=False), (0, 0))
         rules = 0
         while True:
-            data, sender = self._sock.recvfrom(ANSWER_BYTES)
+            try:
+                data, sender = self._sock.recvfrom(ANSWER_BYTES)
+            except TimeoutError:
+                raise SourceError("the kernel did not list its audit rules") from None
             if sender[0] != 0 or len(data) < HEADER.size:
                 continue
             _, got, _, sequence, _ = HEADER.unpack_from(data)
@@ -247,13 +247,12 @@ class Control:
                 continue
             if got == AUDIT_LIST_RULES:
                 rules += 1
-            elif got == NLMSG_ERROR:
+            elif got == NLMSG_DONE:
+                return rules
+            elif got == NLMSG_ERROR and len(data) >= HEADER.size + 4:
                 code = -struct.unpack_from("=i", data, HEADER.size)[0]
                 if code:
                     raise OSError(code, os.strerror(code))
-                return rules
-            else:
-                return rules  # NLMSG_DONE
 
     def send_user(self, text: str) -> None:
         """One AUDIT_USER record of ours. Needs CAP_AUDIT_WRITE; raises OSError."""
