@@ -39,7 +39,7 @@ def full_disk(folder: Path, seed: int, count: int) -> Result:
     result = Result("full disk", seed)
     chance = random.Random(seed)
     sent = 0
-    with World(folder, Records(seed)) as world, small_disk(folder / "disk", 8) as disk:
+    with World(folder, Records(seed)) as world, small_disk(folder / "disk", 4 + 3 * count) as disk:
         ballast = disk / "ballast"
         actions = "".join(f"{key}_action = ignore\n" for key in ("disk_full", "space_left", "admin_space_left"))
         world.plugin(
@@ -48,20 +48,20 @@ def full_disk(folder: Path, seed: int, count: int) -> Result:
         )
         world.child("neighbour")
         world.start()
-        kept = b""
         for _ in range(count):
+            errors = _write_errors(world)
             free = os.statvfs(disk)
             with open(ballast, "wb") as file:
                 room = free.f_bavail * free.f_frsize - chance.randrange(5_000, 60_000)
                 file.write(b"\0" * max(0, room))
             before = world.feed.sent
             world.feed.start(RATE, most=before + 8_000)
-            until(lambda: world.books("mylog")["counters"].get("write_errors", 0) > 0, "the disk to be full")
+            until(lambda: _write_errors(world) > errors, "the disk to be full")  # noqa: B023 - used at once
             time.sleep(chance.uniform(0.3, 1.0))
             waited = world.feed.unread() > 0
             result.check(waited, "the source did not wait for the required log")
             ballast.unlink()
-            until(lambda: world.feed.sent >= before + 8_000, "the source to go on")  # noqa: B023 - used at once
+            until(lambda: world.feed.sent >= before + 8_000, "the source to go on")  # noqa: B023
             world.feed.stop()
             sent = world.feed.sent
             until(lambda: world.books("mylog")["delivered"] >= sent, "the log to have all")  # noqa: B023
@@ -76,6 +76,10 @@ def full_disk(folder: Path, seed: int, count: int) -> Result:
         result.problems += [f"log: {each}" for each in account.problems(sent)]
         result.figures |= {"records": sent, "times full": count, "bytes": len(kept)}
     return result
+
+
+def _write_errors(world: World) -> int:
+    return int(world.books("mylog")["counters"].get("write_errors", 0))
 
 
 def reload_storm(folder: Path, seed: int, count: int) -> Result:
@@ -181,11 +185,11 @@ def many_plugins(folder: Path, seed: int, count: int) -> Result:
     result = Result("many plugins", seed)
     with World(folder, Records(seed)) as world:
         names = [f"p{number:03}" for number in range(count)]
+        stopped = names[::10]
         for name in names:
-            world.child(name, "queue_bytes = 64K", mib=64)
+            world.child(name, f"queue_bytes = {'64K' if name in stopped else '1M'}", mib=64)
         world.start()
         until(lambda: len(world.alive()) == count, "all children", 120)
-        stopped = names[::10]
         for name in stopped:
             world.signal_sinks(signal.SIGSTOP, name)
         world.feed.start(500, most=1_000)

@@ -252,6 +252,16 @@ class World:
         self.signal_sinks(signal.SIGCONT)
         until(lambda: not self.alive(), "the end of the sinks")
 
+    def terminate(self) -> None:
+        """SIGTERM the dispatcher."""
+        assert self.process is not None
+        self.process.terminate()
+
+    def ended(self) -> bool:
+        """Whether the dispatcher has ended by itself."""
+        assert self.process is not None
+        return self.process.poll() is not None
+
     def finish(self, seconds: float = PATIENCE) -> int:
         """End the feed and wait for the dispatcher's own end. Returns its exit code."""
         assert self.process is not None
