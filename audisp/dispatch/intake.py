@@ -31,8 +31,12 @@ ROOM_FRACTION: Final = 0.5
 """Whoever waits for room is woken when the queue has drained to this share of its bound: waking at every record would
 cost a thread switch per record."""
 
+MEMORY_FRACTION: Final = 0.5
+"""Share of the bound that a queue with a spill fills before it spills. The rest is for what is on its way to disk,
+because a disk that syncs takes nothing for a while."""
+
 STAGE_FRACTION: Final = 0.125
-"""Share of the bound that may wait to be written to disk while memory is full."""
+"""Share of the bound that may be on its way to disk in any case, should a single block have filled the memory."""
 
 
 OWN_SPARE: Final = 64 * 1024
@@ -143,6 +147,9 @@ class Intake:
                 return self._stage(block, wait)
             if self.policy == "drop_oldest" and not wait and not self.required:
                 block = self._drop_oldest(block)
+            if self.policy == "spill" and self.queue and self._memory_full(block):
+                self.spilling = True
+                return self._stage(block, wait)
             rest = self.queue.push(block)
             taken = block.records if rest is None else block.records - rest.records
             self.offered += taken
@@ -193,9 +200,12 @@ class Intake:
         self._stage_now(block)
         return None
 
+    def _memory_full(self, block: Block) -> bool:
+        size = self.queue.bytes + len(block.data) + BLOCK_OVERHEAD
+        return size > self.queue.max_bytes * MEMORY_FRACTION or not self.queue.fits(block)
+
     def _stage_room(self) -> float:
-        """Bytes that may be staged: all that memory has drained of, because a disk that syncs takes nothing for a
-        while, and a share on top, because memory is full when spilling begins."""
+        """Bytes that may be staged: what memory does not hold, or the least share."""
         whole = self.queue.max_bytes
         return max(whole * STAGE_FRACTION, whole - self.queue.bytes)
 

@@ -91,13 +91,17 @@ async def keep_running(
         delay = runner.restarts.next_delay()
         if delay is None:
             runner.state = "failed"
+            release()
+            # What spills waits on disk for better times: that is what a spill is for. But no source waits for a plugin
+            # that takes nothing.
+            keeps = runner.intake.policy == "spill" and not runner.intake.required
             say(
                 "error",
                 f"plugin {runner.name}: {problem}; exceeded max_restarts ({runner.restarts.max_restarts}), "
-                "given up until the next reload; its records are dropped and counted",
+                f"given up until the next reload; its records are {'spilled' if keeps else 'dropped and counted'}",
             )
-            release()
-            runner.intake.abandon("failed")
+            if not keeps:
+                runner.intake.abandon("failed")
             await stopping.wait()
             return
         runner.state = "waiting to restart"

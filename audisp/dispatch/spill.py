@@ -23,10 +23,12 @@ from audisp.dispatch.runner import Say
 from audisp.dispatch.spool import Spool
 from audisp.dispatch.wakeup import Wakeup
 from audisp.errors import StoreError
-from audisp.record import Block
+from audisp.record import MAX_RECORD, Block
 
 READ_BYTES: Final = 1024 * 1024
-"""Brought back from disk at a time. Read when memory is empty, so it bounds what is in memory twice."""
+READ_FRACTION: Final = 0.25
+"""Brought back from disk at a time: at most so many bytes, and so much of the queue's bound, or one record. It is read
+when memory is empty; the rest of the bound is for what arrives meanwhile."""
 IDLE_SECONDS: Final = 1.0
 """What was written and not synced is looked at this often even when nothing happens."""
 FAILED_PAUSE: Final = 1.0
@@ -253,7 +255,8 @@ class SpillTask:
                 done.taken = self.chain.spool.append(staged, self.books())
         if wanted:
             with done.trying():
-                done.blocks = self.chain.read(READ_BYTES, self._out)
+                size = max(MAX_RECORD, min(READ_BYTES, int(self.intake.queue.max_bytes * READ_FRACTION)))
+                done.blocks = self.chain.read(size, self._out)
                 self._out += sum(block.records for block in done.blocks)
         if self.chain.spool.needs_sync(time.monotonic()):
             with done.trying():

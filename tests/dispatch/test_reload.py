@@ -290,7 +290,7 @@ async def test_a_reader_is_let_go_when_the_plugin_is_required_no_more(
         world.recorder("a", "queue_bytes = 64K\n")
         assert await reload(engine, world) == "reload: a restarted"
         await more(feed)
-        assert entry(engine, "a").intake.dropped
+        await until(lambda: entry(engine, "a").intake.dropped)
         go.set()
     whole(other.got, feed)
 
@@ -370,6 +370,19 @@ async def test_spill_goes_on_and_off_by_reload(world: World) -> None:
     assert entry(engine, "a").intake.disk == 0
 
 
+async def test_a_plugin_that_spills_misses_nothing_for_having_been_given_up(world: World) -> None:
+    spill = "overflow_action = spill\nqueue_bytes = 1M\nmax_restarts = 1\n"
+    out = world.child("a", spill, code="#!/bin/sh\nexit 3\n")
+    async with flowing(world) as (engine, feed):
+        intake = entry(engine, "a").intake
+        await until(lambda: entry(engine, "a").runner.state == "failed" and intake.disk > 100)
+        assert world.said.heard("its records are spilled")
+        world.child("a", spill)
+        assert await reload(engine, world) == "reload: a restarted"
+        await until(lambda: not intake.disk)
+    whole(out.read_bytes(), feed)
+
+
 async def test_a_spill_whose_folder_is_not_private_is_refused_and_the_plugin_runs(world: World) -> None:
     recorder = world.recorder("a", "overflow_action = spill\n")
     (world.folder / "spill").mkdir(0o700)
@@ -388,7 +401,7 @@ async def test_a_plugin_that_spills_gets_at_the_next_start_what_waited(world: Wo
             raise OSError("not yet")
 
     world.configure(own="drain_timeout = 0.2\n")
-    world.recorder("a", "queue_bytes = 64K\noverflow_action = spill\nmax_restarts = 1000\n", before=before)
+    world.recorder("a", "queue_bytes = 1M\noverflow_action = spill\nmax_restarts = 1000\n", before=before)
     # Never put aside: as a plugin that cannot be reached.
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("audisp.dispatch.inprocess.POISON_ATTEMPTS", 10**9)
@@ -398,10 +411,10 @@ async def test_a_plugin_that_spills_gets_at_the_next_start_what_waited(world: Wo
         assert entry(engine, "a").intake.disk == entry(engine, "a").intake.books().waiting
         go.set()
         assert world.said.heard("records wait on disk for its next start")
-        world.recorder("a", "queue_bytes = 64K\n")
+        world.recorder("a", "queue_bytes = 1M\n")
         async with world.started(Feed()):
             assert world.said.heard("delivered only with overflow_action = spill", "warning")
-        world.recorder("a", "queue_bytes = 64K\noverflow_action = spill\n")
+        world.recorder("a", "queue_bytes = 1M\noverflow_action = spill\n")
         world.configure()
         again = Feed()
         async with world.started(again) as second:
