@@ -18,7 +18,7 @@ from typing import Any, Final, Literal
 import attrs
 
 from audisp.config.files import AUDITD_CONF, owners, read_checked
-from audisp.config.grammar import ConfigErrors, Setting, parse, shown
+from audisp.config.grammar import ConfigErrors, Setting, nearest, parse, shown
 from audisp.config.schema import DIGITS, build, choice, key, keys, located, number, one
 from audisp.config.values import Action, action, stray
 from audisp.errors import ConfigError
@@ -82,7 +82,8 @@ def _group(words: tuple[str, ...]) -> int:
     try:
         return grp.getgrnam(word).gr_gid
     except (KeyError, UnicodeEncodeError):
-        raise ValueError(f"there is no group {shown(word)}") from None
+        near = nearest(word, [entry.gr_name for entry in grp.getgrall()])
+        raise ValueError(f"there is no group {shown(word)}{near}") from None
 
 
 def _log_file(words: tuple[str, ...]) -> Path:

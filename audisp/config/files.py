@@ -22,6 +22,9 @@ MAX_FILE: Final = 1 << 20
 MAX_LINKS: Final = 40
 """Most symbolic links followed on the way to a file; the kernel's own limit (path_resolution(7))."""
 
+PATH_SHOWN: Final = 255
+"""Characters of a path in a message: what is wrong with one is mostly at its end."""
+
 PROGRAM_BITS: Final = 0o550
 """What owner and group must be able to do with a plugin's program (upstream.md 1.4)."""
 
@@ -145,7 +148,7 @@ def check_program(path: str, config: Path, line: int | None = None) -> os.stat_r
     """stat of a plugin's program that passes upstream's sanity check (1.4). Raises ConfigError located at `config`."""
 
     def error(message: str) -> ConfigError:
-        return ConfigError(f"{shown(path)} {message}", path=config, line=line, key="path")
+        return ConfigError(f"{shown(path, PATH_SHOWN)} {message}", path=config, line=line, key="path")
 
     try:
         found = os.stat(path)
@@ -164,19 +167,19 @@ def check_program(path: str, config: Path, line: int | None = None) -> os.stat_r
 def check_action(path: str) -> Path:
     """The program of a disk-space action, if auditd would run it. Raises ValueError with the reason."""
     if not path.startswith("/"):
-        raise ValueError(f"{shown(path)} is not an absolute path")
+        raise ValueError(f"{shown(path, PATH_SHOWN)} is not an absolute path")
     try:
         found = os.stat(path)
     except OSError as problem:
-        raise ValueError(f"{shown(path)} cannot be used: {problem.strerror}") from problem
+        raise ValueError(f"{shown(path, PATH_SHOWN)} cannot be used: {problem.strerror}") from problem
     mode = found.st_mode & 0o777  # auditd does not look at set-uid, set-gid and sticky bits
     if not stat.S_ISREG(found.st_mode):
-        raise ValueError(f"{shown(path)} is not a regular file but {_what(found.st_mode)}")
+        raise ValueError(f"{shown(path, PATH_SHOWN)} is not a regular file but {_what(found.st_mode)}")
     if found.st_uid not in owners():
-        raise ValueError(f"{shown(path)} is owned by uid {found.st_uid}, it must be root")
+        raise ValueError(f"{shown(path, PATH_SHOWN)} is owned by uid {found.st_uid}, it must be root")
     if mode not in EXEC_MODES:
         valid = ", ".join(f"{each:04o}" for each in EXEC_MODES)
-        raise ValueError(f"{shown(path)} has mode {mode:04o}, it must be one of {valid}")
+        raise ValueError(f"{shown(path, PATH_SHOWN)} has mode {mode:04o}, it must be one of {valid}")
     return Path(path)
 
 

@@ -20,7 +20,7 @@ from typing import Final, Literal, TypeVar
 import attrs
 
 from audisp.config.files import PLUGIN_CONF, SHIPPED_CONF, FileKind, check_folders, check_program, read_checked
-from audisp.config.grammar import ConfigErrors, Setting, parse, shown
+from audisp.config.grammar import ConfigErrors, Setting, nearest, parse, shown
 from audisp.config.schema import build, key, keys, located, number, one, unknown
 from audisp.config.values import capabilities, size
 from audisp.errors import ConfigError, PluginError
@@ -58,7 +58,8 @@ def _user(words: tuple[str, ...]) -> str:
         else:
             pwd.getpwnam(word)
     except (KeyError, UnicodeEncodeError):
-        raise ValueError(f"there is no user {shown(word)}") from None
+        near = nearest(word, [entry.pw_name for entry in pwd.getpwall()])
+        raise ValueError(f"there is no user {shown(word)}{near}") from None
     return word
 
 

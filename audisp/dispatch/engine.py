@@ -16,6 +16,7 @@ import attrs
 import trio
 
 from audisp import __version__
+from audisp.config.grammar import ConfigErrors
 from audisp.dispatch import ledger, statefile
 from audisp.dispatch.actions import Actions
 from audisp.dispatch.control import serve_control
@@ -195,9 +196,10 @@ class Engine:
     async def _reload(self, plugins: trio.Nursery, who: Signaller | None) -> None:
         try:
             # In a thread: finding out the name of this host may ask a name server.
-            plan = await trio.to_thread.run_sync(load, self.plan.options)
+            plan = await trio.to_thread.run_sync(load, self.plan.options, self.plan.files)
         except ConfigError as error:
-            self.say("error", f"reload: {error}; everything stays as it was")
+            for each in error.errors if isinstance(error, ConfigErrors) else (error,):
+                self.say("error", f"reload: {each}; everything stays as it was")
             self._emit(DAEMON_CONFIG, daemon_fields("reconfigure state=no-change", self.plan, who, result="failed"))
             return
         for bad in plan.errors:

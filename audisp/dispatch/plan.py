@@ -62,6 +62,8 @@ class Plan:
     node: bytes | None
     notices: tuple[str, ...] = ()
     errors: tuple[ConfigError, ...] = ()
+    files: tuple[Path, ...] = ()
+    """Which of auditd.conf and audispd.conf there were."""
 
     @property
     def owner(self) -> bool:
@@ -85,13 +87,24 @@ def conf_folder() -> Path:
     return checkout / "conf" if (checkout / "pyproject.toml").is_file() else PACKAGE / "shipped"
 
 
-def load(options: Options) -> Plan:
+def load(options: Options, before: tuple[Path, ...] = ()) -> Plan:
     """Read everything. Raises ConfigErrors for what the dispatcher cannot start with; bad plugin files are in
-    `errors`, and cost their own plugin alone, as with auditd."""
+    `errors`, and cost their own plugin alone, as with auditd.
+
+    before: `files` of the plan in force. A file that is gone since then is an error: whoever moves or replaces it does
+    not mean that everything goes over to the defaults, which have other plugins and another log.
+    """
     notices: list[str] = []
+    files: tuple[Path, ...] = ()
     conf, own = auditd.AuditdConf(q_depth=OBSERVE_QUEUE_DEPTH), audispd.AudispdConf()
     if options.conf_dir is not None:
-        wrong: list[ConfigError] = []
+        both = (options.conf_dir / "auditd.conf", options.conf_dir / audispd.NAME)
+        files = tuple(path for path in both if os.path.lexists(path))
+        wrong = [
+            ConfigError("is gone since the last reading; an empty file would mean the defaults", path=path)
+            for path in before
+            if path not in files
+        ]
         try:
             conf, said = auditd.load(options.conf_dir / "auditd.conf", allow_links=options.allow_links)
             notices += said
@@ -129,6 +142,7 @@ def load(options: Options) -> Plan:
         node=node_name(conf),
         notices=tuple(notices),
         errors=tuple(errors),
+        files=files,
     )
 
 
