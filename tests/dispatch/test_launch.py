@@ -118,7 +118,8 @@ async def test_a_child_inherits_nothing(show: str, at_root: None, stepped: bool)
     assert int(seen(out, "SigBlk"), 16) == 0
     # 32 and 33 are libc's own (no program can name them): glibc's posix_spawn leaves them ignored in every child.
     assert int(seen(out, "SigIgn"), 16) & ~(0b11 << 31) == 0
-    # ls -l of the shell's own descriptors (in no pipeline, or it would have a pipe for it): 0, 1, 2; dash keeps its script open as 10 or so (its own doing).
+    # ls -l of the shell's own descriptors (in no pipeline, or it would have a pipe for it): 0, 1, 2; dash keeps its
+    # script open as 10 or so (its own doing).
     open_ones = {int(found[1]): found[2] for found in re.finditer(r"^l[-rwx]+ .* (\d+) -> (.*)$", out, re.M)}
     assert {fd for fd, target in open_ones.items() if target != show} == {0, 1, 2}
     assert open_ones[0].startswith("socket:")
