@@ -12,9 +12,9 @@ from tests.soak.kills import kill_child, kill_dispatcher, kill_reader
 pytestmark = needs("root", "gcc")
 
 
-@pytest.mark.parametrize("seed", [1, 6])
+@pytest.mark.parametrize("seed", [1, 12])
 def test_a_killed_child_costs_nobody_a_record(folder: Path, seed: int) -> None:
-    # Seed 1 has a queue that overflows; seed 6 has not, and binary form.
+    # Seed 1 has a queue that overflows; seed 12 has one that spills, and binary form.
     result = kill_child(folder, seed, 5)
     assert result.problems == []
     assert result.figures["runs"] == 6

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tests.needs import needs
+from tests.soak.clocks import clock_jumps
 from tests.soak.stall import stall
 from tests.soak.storms import bad_programs, curious, full_disk, many_plugins, reload_storm
 
@@ -29,6 +30,10 @@ def test_many_plugins_at_once(folder: Path) -> None:
 
 def test_clients_of_the_control_socket_do_not_disturb_the_stream(folder: Path) -> None:
     assert curious(folder, 5, 5).problems == []
+
+
+def test_a_jumping_clock_changes_stamps_alone(folder: Path) -> None:
+    assert clock_jumps(folder, 8, 6).problems == []
 
 
 def test_a_stopped_plugin_is_told_what_it_missed_and_its_neighbours_miss_nothing(folder: Path) -> None:

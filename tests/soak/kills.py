@@ -30,7 +30,7 @@ def kill_child(folder: Path, seed: int, count: int, rate: float = 30_000) -> Res
         small = bool(seed % 2)
         binary = bool(seed % 3 == 0)
         form = f"format = {'binary' if binary else 'string'}"
-        bound = "queue_bytes = 64K" if small else ""
+        bound = "queue_bytes = 64K" if small else "queue_bytes = 2M\noverflow_action = spill" if seed % 4 == 0 else ""
         world.child("victim", f"{form}\n{bound}", chunk=chance.choice((700, 4096, 65536)))
         world.child("neighbour")
         world.start()
@@ -40,7 +40,7 @@ def kill_child(folder: Path, seed: int, count: int, rate: float = 30_000) -> Res
             if chance.random() < 0.3:
                 # Stopped first, so that the socket is full and a part of a block was sent.
                 world.signal_sinks(signal.SIGSTOP, "victim")
-                time.sleep(chance.uniform(0.02, 0.5))
+                time.sleep(chance.uniform(0.02, 1.0 if seed % 4 == 0 else 0.5))
             until(lambda: bool(world.alive("victim")), "the victim's successor")
             world.signal_sinks(signal.SIGKILL, "victim")
             books = world.books("victim")

@@ -94,7 +94,7 @@ def reload_storm(folder: Path, seed: int, count: int) -> Result:
         until(lambda: bool(world.alive("steady") and world.alive("changed")), "the children")
         world.feed.start(RATE)
         for turn in range(count):
-            match chance.randrange(5):
+            match chance.randrange(7):
                 case 0:
                     world.child("changed", f"nice = {turn % 19}")
                 case 1:
@@ -105,6 +105,14 @@ def reload_storm(folder: Path, seed: int, count: int) -> Result:
                     (world.conf / "plugins.d" / "guest.audisp").unlink(missing_ok=True)
                 case 4:
                     world.plugin("changed", "no such key = here")
+                case 5:
+                    # With a spill, and without one again by whichever comes next.
+                    world.child("changed", f"overflow_action = spill\nqueue_bytes = 4M\nnice = {turn % 19}")
+                case 6:
+                    # Its queue is in use when the next change comes.
+                    world.signal_sinks(signal.SIGSTOP, "changed")
+                    time.sleep(chance.uniform(0.1, 0.3))
+                    world.signal_sinks(signal.SIGCONT, "changed")
             os.kill(world.pid, signal.SIGHUP)
             time.sleep(chance.uniform(0.0, 0.15))
         world.child("changed")

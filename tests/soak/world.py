@@ -175,6 +175,8 @@ class World:
         self._write("audispd.conf", f"spill_dir = {folder}/spill\nspill_min_free = 1M\n" + own)
         self.feed = Feed(records)
         self.process: subprocess.Popen[bytes] | None = None
+        self.env: dict[str, str] = {}
+        """Added to the dispatcher's environment."""
         self._readers: list[subprocess.Popen[bytes]] = []
 
     def _write(self, name: str, text: str) -> None:
@@ -209,7 +211,9 @@ class World:
         argv = [sys.executable, "-m", "audisp.cli.audispd", "-n", "-c", str(self.conf)]
         argv += ["--runtime-dir", str(self.runtime), *(f"--source={each}" for each in sources or ("stdin",))]
         with open(self.log, "ab") as log:
-            self.process = subprocess.Popen(argv, stdin=self.feed.theirs.fileno(), stdout=log, stderr=log, cwd="/")
+            self.process = subprocess.Popen(
+                argv, stdin=self.feed.theirs.fileno(), stdout=log, stderr=log, cwd="/", env=os.environ | self.env
+            )
         until(self._answers, "an answer from the control socket")
 
     def _answers(self) -> bool:
