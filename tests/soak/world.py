@@ -61,8 +61,9 @@ def build(folder: Path) -> Path:
 
 @contextlib.contextmanager
 def scratch() -> Iterator[Path]:
-    """A folder in which in-process plugins may live: nobody else may write to it or above it, as in /tmp."""
-    folder = Path(tempfile.mkdtemp(prefix="audisp-soak-", dir="/run" if os.geteuid() == 0 else Path.home()))
+    """A folder in which plugins may live: nobody else may write to it or above it, as in /tmp, and programs can be
+    started from it, which they cannot from Debian's /run."""
+    folder = Path(tempfile.mkdtemp(prefix="audisp-soak-", dir="/var/lib" if os.geteuid() == 0 else Path.home()))
     try:
         yield folder
     finally:
