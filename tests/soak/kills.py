@@ -70,6 +70,11 @@ def kill_child(folder: Path, seed: int, count: int, rate: float = 30_000) -> Res
     return result
 
 
+def kill_children(folder: Path, seed: int, count: int) -> list[Result]:
+    """`kill_child` with a queue that spills (binary form), with one that overflows, and with one that does neither."""
+    return [kill_child(folder / f"kind{kind}", 12 * seed + kind, count) for kind in (0, 1, 2)]
+
+
 def kill_dispatcher(folder: Path, seed: int, count: int, rate: float = 20_000) -> Result:
     """SIGKILL the dispatcher `count` times. With `spill` what was on disk arrives after the restart in order, and what
     is missing anywhere is stated by the next run."""

@@ -22,7 +22,7 @@ from tests.soak.world import Failed, scratch
 Part = Callable[[Path, int, int], "Result | list[Result]"]
 
 PARTS: Final[dict[str, tuple[Part, int, str]]] = {
-    "kill-child": (kills.kill_child, 50, "kills"),
+    "kill-child": (kills.kill_children, 50, "kills"),
     "kill-dispatcher": (kills.kill_dispatcher, 50, "kills"),
     "kill-reader": (kills.kill_reader, 50, "kills"),
     "kill-owner": (native.kill_owner, 50, "kills, fed by the kernel"),
