@@ -19,7 +19,15 @@ from typing import Final, Literal, TypeVar
 
 import attrs
 
-from audisp.config.files import PLUGIN_CONF, SHIPPED_CONF, FileKind, check_folders, check_program, read_checked
+from audisp.config.files import (
+    PATH_SHOWN,
+    PLUGIN_CONF,
+    SHIPPED_CONF,
+    FileKind,
+    check_folders,
+    check_program,
+    read_checked,
+)
 from audisp.config.grammar import ConfigErrors, Setting, nearest, parse, shown
 from audisp.config.schema import build, key, keys, located, number, one, unknown
 from audisp.config.values import capabilities, size
@@ -300,6 +308,7 @@ def _assemble(
     if upstream.active:
         if command is not None:
             check_program(command[0], path, last["path"].line)
+            notices += _exposed(command[0], last["path"], path)
         elif entry is None:
             raise ConfigError(
                 "is missing: the program to start (or plugin, in a .audisp file alone)", path=path, key="path"
@@ -348,6 +357,16 @@ def _check_path(setting: Setting, path: Path) -> None:
         raise located(setting, f"{shown(setting.words[0])} is not an absolute path", path)
     if len(folder) < SHORTEST_FOLDER:
         raise located(setting, f"the folder {shown(folder)} is shorter than {SHORTEST_FOLDER} characters", path)
+
+
+def _exposed(program: str, setting: Setting, path: Path) -> list[str]:
+    """A word about a program that others can exchange for another: auditd looks at the file alone, and so do we."""
+    try:
+        check_folders(program)
+    except ConfigError as problem:
+        called = shown(program, PATH_SHOWN)
+        return [f"{path}:{setting.line}: path: {called} can be exchanged by others than root, through {problem.path}"]
+    return []
 
 
 def _check_code(file: str, setting: Setting | None, path: Path) -> None:

@@ -74,7 +74,7 @@ def test_a_child(folder: Path, put: Put, program: Path) -> None:
     conf = one(folder)
     assert (conf.name, conf.path, conf.active) == ("t", folder / "t.conf", True)
     assert conf.command == (str(program), "a", "b", "#c")
-    assert (conf.format, conf.plugin, conf.settings, conf.notices) == ("binary", None, (), ())
+    assert (conf.format, conf.plugin, conf.settings) == ("binary", None, ())
 
 
 @pytest.mark.parametrize(
