@@ -334,6 +334,9 @@ async def _main(
                 gc.freeze()
                 if readiness.background or (plan.options.no_fork and os.access("/dev/log", os.F_OK)):
                     voice.turn("syslog")
+                if not plan.options.observe:
+                    names = ", ".join(engine.roster.entries) or "none"
+                    say("info", f"running; sources: {', '.join(map(str, plan.sources))}; plugins: {names}")
                 readiness.ready()
 
             nursery.start_soon(started)
