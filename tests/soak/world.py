@@ -83,7 +83,9 @@ class Taken:
 
 def _taken(path: Path) -> Taken:
     with open(path, "rb") as file:
-        pid, size, reads, gap, _, _, ended = HEAD.unpack(file.read(HEAD.size))
+        # Made, and not filled with zeros yet: a sink that is about to start.
+        head = file.read(HEAD.size).ljust(HEAD.size, b"\0")
+        pid, size, reads, gap, _, _, ended = HEAD.unpack(head)
         file.seek(PAGE)
         data = file.read(size)
         # What was read when SIGKILL came, and not yet added up: records hold no NUL, and the file began as a hole.
