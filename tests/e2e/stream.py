@@ -45,7 +45,7 @@ def wait_for(what: Callable[[], object], message: str, patience: float = PATIENC
         time.sleep(0.02)
 
 
-def wait_quiet(measure: Callable[[], object], seconds: float = 0.4, patience: float = PATIENCE) -> None:
+def wait_quiet(measure: Callable[[], object], seconds: float = 0.3, patience: float = PATIENCE) -> None:
     """Until `measure()` has given the same for `seconds`."""
     end = time.monotonic() + patience
     last, since = measure(), time.monotonic()

@@ -40,8 +40,7 @@ def has(path: Path, mark: bytes) -> bool:
     return path.exists() and mark in path.read_bytes()
 
 
-@pytest.mark.parametrize("form", ["string", "binary"])
-@pytest.mark.parametrize("name_format", ["none", "hostname"])
+@pytest.mark.parametrize(("form", "name_format"), [("string", "none"), ("binary", "none"), ("binary", "hostname")])
 def test_as_its_child(tmp_path: Path, form: str, name_format: str) -> None:
     watched = audited(tmp_path)
     ours = Ours(tmp_path / "ours", "--source", "stdin")
