@@ -42,3 +42,8 @@ class Restarts:
         delay = self._next
         self._next = min(max(self.delay, delay * DELAY_FACTOR), self.delay_max)
         return delay
+
+    def try_on(self) -> float:
+        """Beyond the limit, for a plugin that must not be given up: count a restart, seconds to wait before it."""
+        self.total += 1
+        return self.delay_max

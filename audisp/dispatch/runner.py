@@ -89,12 +89,20 @@ async def keep_running(
             return
         runner.restarts.ran(time.monotonic() - started)
         delay = runner.restarts.next_delay()
+        if delay is None and runner.intake.required:
+            # Given up, it would let the stream go by: what is required is waited for, however long.
+            delay = runner.restarts.try_on()
+            limit = runner.restarts.max_restarts
+            say(
+                "critical",
+                f"plugin {runner.name}: exceeded max_restarts ({limit}), but it is required: the stream waits for it",
+                limit=f"required-{runner.name}",
+            )
         if delay is None:
             runner.state = "failed"
             release()
-            # What spills waits on disk for better times: that is what a spill is for. But no source waits for a plugin
-            # that takes nothing.
-            keeps = runner.intake.policy == "spill" and not runner.intake.required
+            # What spills waits on disk for better times: that is what a spill is for.
+            keeps = runner.intake.policy == "spill"
             say(
                 "error",
                 f"plugin {runner.name}: {problem}; exceeded max_restarts ({runner.restarts.max_restarts}), "

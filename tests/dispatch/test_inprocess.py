@@ -342,6 +342,29 @@ async def test_a_plugin_that_always_fails_to_open_is_given_up(setup: Setup) -> N
     assert runner.intake.books().imbalance == 0
 
 
+async def test_a_required_plugin_is_never_given_up(setup: Setup) -> None:
+    failures = 0
+    taken: list[bytes] = []
+
+    @asynccontextmanager
+    async def opener(settings: NoSettings, host: Any) -> AsyncIterator[Any]:
+        nonlocal failures
+        if failures < 6:
+            failures += 1
+            raise OSError("disk away")
+        yield lambda one: taken.append(one.data)
+
+    intake = make_intake(1 << 20, required=True)
+    runner = setup.make(opener, intake, max_restarts=2)
+    intake.offer(block(1, 5), False)
+    async with running(runner):
+        await until(lambda: intake.books().delivered == 5)
+    assert failures == 6
+    assert intake.losses == {}
+    assert setup.said.heard("exceeded max_restarts (2), but it is required", "critical")
+    balanced(runner)
+
+
 async def test_a_plugin_whose_own_task_fails_is_opened_again_and_loses_nothing(setup: Setup) -> None:
     """Its thread is in deliver at that moment: what it comes back with is not booked, and the block is offered anew."""
     go, inside = threading.Event(), threading.Event()
