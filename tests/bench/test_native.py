@@ -33,6 +33,8 @@ OTHER = (
     b"type=DAEMON_START msg=audit(1700000000.123:5): op=start ver=1\n"
     b"type=CONFIG_CHANGE msg=audit(1700000000.123:1): op=set\n"
     b"type=SYSCALL msg=audit(1700000000.123:1): arch=c000003e syscall=44 success=yes exit=1 a0=3 a1=7 a2=2c a3=0\n"
+    b"type=PROCTITLE msg=audit(1700000000.123:1): proctitle=617564697464\n"
+    b"type=EOE msg=audit(1700000000.123:1): \n"
 )
 LOST = b"type=DAEMON_ERR msg=audit(1700000001.000:6): op=lost plugin=sink1 count=42 first=3 last=16 reason=overflow\n"
 
@@ -61,7 +63,7 @@ def fed(sink: Path, tmp_path: Path, *pieces: bytes) -> dict[str, Any]:
 def test_sink_knows_what_is_missing(sink: Path, tmp_path: Path) -> None:
     born = time.monotonic_ns()
     found = fed(sink, tmp_path, OTHER + event(10, 0, born) + event(11, 1, born), event(15, 5, born) + LOST)
-    assert found["records"] == 3 + 3 * 3 + 1
+    assert found["records"] == 5 + 3 * 3 + 1
     assert found["daemon_records"] == 2
     assert (found["events"], found["event_records"]) == (3, 9)
     assert (found["missing"], found["gaps"], found["doubled"]) == (3, 1, 0)
@@ -71,7 +73,13 @@ def test_sink_knows_what_is_missing(sink: Path, tmp_path: Path) -> None:
 def test_sink_counts_a_torn_event_by_record(sink: Path, tmp_path: Path) -> None:
     lines = event(10, 0, 1).splitlines(keepends=True)
     found = fed(sink, tmp_path, lines[0] + event(11, 1, 1) + lines[1] + event(12, 2, 1))
-    assert (found["events"], found["event_records"]) == (3, 7)
+    assert (found["events"], found["event_records"]) == (3, 8)
+
+
+def test_sink_counts_what_is_left_of_an_event(sink: Path, tmp_path: Path) -> None:
+    lines = event(11, 1, 1).splitlines(keepends=True)
+    found = fed(sink, tmp_path, event(10, 0, 1) + lines[1] + lines[2] + event(12, 2, 1))
+    assert (found["events"], found["event_records"], found["missing"]) == (2, 8, 1)
 
 
 def test_sink_counts_what_comes_twice(sink: Path, tmp_path: Path) -> None:

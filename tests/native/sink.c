@@ -29,8 +29,8 @@ struct birth { uint64_t index, read_ns; };
 static volatile sig_atomic_t stop, report;
 static uint64_t records, daemon_records, events, event_records, missing, gaps, doubled, reads, bytes, lost_marked;
 static uint64_t next_index, first_ns, last_ns, last_event_ns, pause_ns, pause_at_ns, cpu_first;
-static char stamp[64];			/* of the latest event of gen.c, "(SEC.MSEC:SERIAL" */
-static size_t stamp_length;
+static char foreign[64];		/* stamp of the latest event that is not gen.c's, "(SEC.MSEC:SERIAL" */
+static size_t foreign_length;
 static struct birth *births;
 static uint32_t *delays_us;
 static size_t births_room, delays_room;
@@ -145,22 +145,43 @@ static int64_t number_after(const char *line, size_t length, const char *key, in
 	return at ? (int64_t)strtoull(at + strlen(key), NULL, radix) : -1;
 }
 
-static void see_event(const char *line, size_t length, uint64_t read_ns)
+static const char *stamp_of(const char *line, size_t length)
+{
+	return memchr(line, '(', length < STAMP_WITHIN ? length : STAMP_WITHIN);
+}
+
+static void see_foreign(const char *line, size_t length)
+{
+	const char *at = stamp_of(line, length);
+
+	foreign_length = 0;
+	while (at && at + foreign_length < line + length && foreign_length < sizeof foreign && at[foreign_length] != ')') {
+		foreign[foreign_length] = at[foreign_length];
+		foreign_length++;
+	}
+}
+
+static int is_foreign(const char *line, size_t length)
+{
+	const char *at = stamp_of(line, length);
+
+	return !at || (foreign_length && (size_t)(line + length - at) > foreign_length &&
+		       at[foreign_length] == ')' && !memcmp(at, foreign, foreign_length));
+}
+
+/* 0: not one of gen.c's */
+static int see_event(const char *line, size_t length, uint64_t read_ns)
 {
 	const char *args = memmem(line, length, " a0=", 4);
 	char *end;
 	uint64_t born, index;
 
 	if (!args)
-		return;
+		return 0;
 	born = strtoull(args + 4, &end, 16);
 	index = strtoull(end + 4, &end, 16);	/* " a1=" */
 	if (strtoull(end + 4, &end, 16) != MARK)
-		return;
-	stamp_length = 0;
-	args = memchr(line, '(', length);
-	for (; stamp_length < sizeof stamp && args && args[stamp_length] != ')'; stamp_length++)
-		stamp[stamp_length] = args[stamp_length];
+		return 0;
 	if (events == births_room) {
 		births = grown(births, &births_room, sizeof *births);
 		delays_us = grown(delays_us, &delays_room, sizeof *delays_us);
@@ -171,7 +192,7 @@ static void see_event(const char *line, size_t length, uint64_t read_ns)
 	event_records++;
 	if (index < next_index) {
 		doubled++;
-		return;
+		return 1;
 	}
 	if (index > next_index) {
 		gaps++;
@@ -183,17 +204,19 @@ static void see_event(const char *line, size_t length, uint64_t read_ns)
 		pause_at_ns = last_event_ns;
 	}
 	last_event_ns = read_ns;
+	return 1;
 }
 
 static void see_line(const char *line, size_t length, uint64_t read_ns)
 {
-	const char *at;
-
 	records++;
-	if (length > TYPE_AT + 8 && !memcmp(line + TYPE_AT, "SYSCALL ", 8)) {
-		see_event(line, length, read_ns);
+	if (length > TYPE_AT + 10 && (!memcmp(line + TYPE_AT, "PROCTITLE ", 10) || !memcmp(line + TYPE_AT, "EOE ", 4))) {
+		/* of an event of gen.c, or of the foreign one before it; its SYSCALL may be missing */
+		event_records += !is_foreign(line, length);
 		return;
 	}
+	if (length > TYPE_AT + 8 && !memcmp(line + TYPE_AT, "SYSCALL ", 8) && see_event(line, length, read_ns))
+		return;
 	if (length > TYPE_AT + 7 && !memcmp(line + TYPE_AT, "DAEMON_", 7)) {
 		int64_t count;
 
@@ -202,12 +225,7 @@ static void see_line(const char *line, size_t length, uint64_t read_ns)
 			lost_marked += (uint64_t)count;
 		return;
 	}
-	if (!stamp_length)
-		return;
-	at = memchr(line, '(', length < STAMP_WITHIN ? length : STAMP_WITHIN);
-	if (at && (size_t)(line + length - at) > stamp_length && at[stamp_length] == ')' &&
-	    !memcmp(at, stamp, stamp_length))
-		event_records++;
+	see_foreign(line, length);
 }
 
 int main(int argc, char **argv)
