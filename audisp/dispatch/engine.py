@@ -73,6 +73,7 @@ class Engine:
     _send: trio.MemorySendChannel[tuple[Command, bool]] = attrs.field(init=False)
     _receive: trio.MemoryReceiveChannel[tuple[Command, bool]] = attrs.field(init=False)
     _books_problem: str | None = None
+    _starting: trio.CancelScope = attrs.field(factory=trio.CancelScope)
 
     def __attrs_post_init__(self) -> None:
         self.internal = Internal(self.plan.node)
@@ -103,27 +104,36 @@ class Engine:
             if self.plan.own.control:
                 await health.start(serve_control, self.plan.own.runtime_dir, self.answer)
             async with trio.open_nursery() as plugins:
-                await self.roster.start(plugins, self.roster.wanted(self.plan))
-                # From here on a kill may lose something, and the next run must see that there was one.
-                self.write_books(clean=False)
-                health.start_soon(self._tick)
-                health.start_soon(self._keep_books)
-                self._emit(DAEMON_START, daemon_fields("start", self.plan))
-                async with trio.open_nursery() as sources:
-                    for source in self.sources:
-                        await sources.start(self._serve, source)
+                with self._starting:
+                    await self.roster.start(plugins, self.roster.wanted(self.plan))
+                if self._starting.cancelled_caught:
                     task_status.started()
-                    who = await self._obey(plugins)
-                    # A reader thread must not go on waiting for a plugin that will take nothing more.
-                    deadline = trio.current_time() + self.plan.own.drain_timeout
-                    sources.cancel_scope.cancel()
-                    health.start_soon(self._force, deadline)
-                self._emit(DAEMON_END, daemon_fields("terminate", self.plan, who))
-                await self.roster.stop(deadline)
+                    await self.roster.stop(trio.current_time() + self.plan.own.drain_timeout)
+                else:
+                    await self._read(health, plugins, task_status)
             health.cancel_scope.cancel()
         self.write_books(clean=True)
         # As auditd does: a state file of a daemon that has ended says nothing true.
         (self.plan.own.runtime_dir / statefile.NAME).unlink(missing_ok=True)
+
+    async def _read(self, health: trio.Nursery, plugins: trio.Nursery, task_status: trio.TaskStatus[None]) -> None:
+        """From the first record to the last."""
+        # From here on a kill may lose something, and the next run must see that there was one.
+        self.write_books(clean=False)
+        health.start_soon(self._tick)
+        health.start_soon(self._keep_books)
+        self._emit(DAEMON_START, daemon_fields("start", self.plan))
+        async with trio.open_nursery() as sources:
+            for source in self.sources:
+                await sources.start(self._serve, source)
+            task_status.started()
+            who = await self._obey(plugins)
+            # A reader thread must not go on waiting for a plugin that will take nothing more.
+            deadline = trio.current_time() + self.plan.own.drain_timeout
+            sources.cancel_scope.cancel()
+            health.start_soon(self._force, deadline)
+        self._emit(DAEMON_END, daemon_fields("terminate", self.plan, who))
+        await self.roster.stop(deadline)
 
     async def _force(self, deadline: float) -> None:
         await trio.sleep_until(deadline)
@@ -167,6 +177,9 @@ class Engine:
     def ask(self, command: Command, *, signalled: bool = False) -> None:
         """Have a command carried out; one that waits to be carried out already is not put there twice, so that no flood
         of them keeps another from being heard. signalled: a signal asked, and the kernel may know whose."""
+        if command == "stop":
+            # A required plugin that does not open must not hold the end, with the stream ours and nobody reading it.
+            self._starting.cancel()
         if command not in self._asked:
             self._asked.add(command)
             self._send.send_nowait((command, signalled))
