@@ -241,7 +241,11 @@ class NetlinkSource:
             self._close()
 
     def _close(self) -> None:
-        self._count_drops()
+        try:
+            self._count_drops()
+        except OSError as error:
+            # A socket that failed may not answer this, either; it is closed all the same.
+            self.books.detail["drops at the end"] = f"unknown ({error.strerror})"
         self._socket.close()
         if self._control is not None:
             self._control.close()

@@ -267,10 +267,10 @@ async def test_a_socket_that_fails_is_said() -> None:
     """One error, not a group of one, so that the engine can end in order and say why."""
     source = NetlinkSource(say=lambda level, message, limit=None: None, multicast=True)
     source.open()
-    with pytest.raises(SourceError, match="the audit socket cannot be read: Socket operation on non-socket"):  # noqa: PT012
-        async with trio.open_nursery() as nursery:
-            nursery.cancel_scope.deadline = trio.current_time() + 30
-            nursery.start_soon(_spoil, source)
+    async with trio.open_nursery() as nursery:
+        nursery.cancel_scope.deadline = trio.current_time() + 30
+        nursery.start_soon(_spoil, source)
+        with pytest.raises(SourceError, match="the audit socket cannot be read: Socket operation on non-socket"):
             await source.run(Kept())
 
 
