@@ -52,7 +52,7 @@ class StdoutConfig:
     rate: int | None = None
     """Lines a second, 0 for no limit. Unset: RATE_ON_TERMINAL on a terminal, else no limit."""
     colour: Literal["auto", "yes", "no"] = "auto"
-    """auto: on a terminal, unless NO_COLOR is set."""
+    """auto: on a terminal that is not dumb, unless NO_COLOR is set."""
     form: Literal["readable", "raw"] = "readable"
     """raw: the records as they are, as `auditd -f` prints them; on a terminal still escaped and limited in rate."""
 
@@ -236,7 +236,8 @@ async def open_stdout(config: StdoutConfig, host: Host) -> AsyncIterator[Deliver
     """Open `stdout` on descriptor 1."""
     fd = 1
     terminal = os.isatty(fd)
-    colour = config.colour == "yes" or (config.colour == "auto" and terminal and not os.environ.get("NO_COLOR"))
+    plain = bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM") in (None, "dumb")
+    colour = config.colour == "yes" or (config.colour == "auto" and terminal and not plain)
     rate = (RATE_ON_TERMINAL if terminal else 0) if config.rate is None else config.rate
     form = RawForm(terminal) if config.form == "raw" else LineForm(colour)
     screen = Screen(host, fd, form, rate, terminal_width(fd))
