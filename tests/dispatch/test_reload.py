@@ -261,20 +261,27 @@ async def test_a_reader_that_waits_for_a_plugin_that_goes_is_let_go(
     whole(other.got, feed)
 
 
-async def test_a_reader_that_waits_for_a_plugin_that_fails_is_let_go(world: World) -> None:
+async def test_a_reader_waits_for_a_required_plugin_until_it_works_again(world: World) -> None:
     fail = threading.Event()
+    failures = 0
 
     def before(one: Block) -> None:
+        nonlocal failures
         fail.wait()
-        raise OSError("broken")
+        if failures < 2:
+            failures += 1
+            raise OSError("broken")
 
-    world.recorder("a", "required = yes\nqueue_bytes = 64K\nmax_restarts = 0\n", before=before)
+    keys = "required = yes\nqueue_bytes = 64K\nmax_restarts = 0\nrestart_delay = 0.01\nrestart_delay_max = 0.05\n"
+    required = world.recorder("a", keys, before=before)
     other = world.recorder("b")
     async with flowing(world) as (engine, feed):
         await until(lambda: engine.routes["feed"].waiting_for == "a")
         fail.set()
-        await until(lambda: entry(engine, "a").runner.state == "failed")
         await more(feed)
+        assert entry(engine, "a").runner.restarts.total == 2
+        assert entry(engine, "a").intake.losses == {}
+    whole(required.got, feed)
     whole(other.got, feed)
 
 
