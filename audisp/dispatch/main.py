@@ -24,7 +24,7 @@ from audisp.dispatch.actions import Actions
 from audisp.dispatch.engine import Command, Engine
 from audisp.dispatch.folder import make_folder
 from audisp.dispatch.observe import end_with_reader, find_sources, report
-from audisp.dispatch.plan import Options, Plan, load
+from audisp.dispatch.plan import PACKAGE, Options, Plan, conf_folder, load
 from audisp.dispatch.say import Level, Voice
 from audisp.dispatch.summary import ledger_table
 from audisp.errors import AudispError, ConfigError, NotPermitted, SourceError, StoreError
@@ -297,6 +297,14 @@ def _needed(plan: Plan) -> dict[str, list[str]]:
     if plan.writes_log and plan.auditd.log_group:
         need("cap_chown", "log: log_group")
         need("cap_fowner", "log: mode of a log that another wrote")
+    # Else `sudo make run` in somebody's home folder would find neither its plugins nor the capture.
+    for path in (PACKAGE, conf_folder(), Path(sys.prefix)):
+        if privileges.out_of_reach(path):
+            need("cap_dac_read_search", f"our own code: {path} is closed to uid {os.geteuid()}")
+            break
+    for spec in plan.sources:
+        if spec.type == "file" and spec.path is not None and privileges.out_of_reach(Path(spec.path)):
+            need("cap_dac_read_search", f"source {spec}: closed to uid {os.geteuid()}")
     for name in plan.own.capabilities:
         need(name, "audispd.conf: capabilities")
     return needed

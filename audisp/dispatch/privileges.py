@@ -14,6 +14,7 @@ import ctypes
 import os
 import struct
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Final
 
 from audisp.errors import AudispError
@@ -133,6 +134,30 @@ def keep(names_with_reasons: Mapping[str, Sequence[str]]) -> list[str]:
             lines.append(f"do not have {_NAMES[number]}, needed by: {why}")
     lines.append(f"gave up {(permitted & ~kept).bit_count()} capabilities of {permitted.bit_count()}")
     return lines
+
+
+def out_of_reach(path: Path) -> bool:
+    """Whether our user could not read this file or folder, or get to it, without CAP_DAC_READ_SEARCH.
+
+    Root without capabilities is a user like any other: what lies in a home folder (mode 0700 on Debian 12) is closed to
+    it. What is not there is not out of reach. ACLs are not looked at: they only make the answer more careful.
+    """
+    try:
+        real = path.resolve(strict=True)
+        steps = [*((folder, 0o1) for folder in real.parents), (real, 0o5 if real.is_dir() else 0o4)]
+        return any(not _lets(os.stat(step), bits) for step, bits in steps)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True  # even with what we have now; then let it be said by who opens it
+
+
+def _lets(found: os.stat_result, bits: int) -> bool:
+    if found.st_uid == os.geteuid():
+        return found.st_mode >> 6 & bits == bits
+    if found.st_gid == os.getegid() or found.st_gid in os.getgroups():
+        return found.st_mode >> 3 & bits == bits
+    return found.st_mode & bits == bits
 
 
 def _capget() -> tuple[int, int, int]:

@@ -9,7 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from audisp.dispatch.privileges import CAPABILITIES, FOR_USERS, PrivilegeError, capability_number, current, keep, names
+from audisp.dispatch.privileges import (
+    CAPABILITIES,
+    FOR_USERS,
+    PrivilegeError,
+    capability_number,
+    current,
+    keep,
+    names,
+    out_of_reach,
+)
 from tests.needs import ROOT, needs
 
 RUN = """
@@ -179,3 +188,29 @@ def test_a_name_that_is_none() -> None:
         assert current()
     with pytest.raises(PrivilegeError, match="'cap_everything' is no capability"):
         keep({"cap_everything": ["nobody"]})
+
+
+def test_what_root_without_capabilities_cannot_reach(tmp_path: Path) -> None:
+    # pytest's folders are ours alone; the user that counts is the one who asks.
+    file = tmp_path / "home" / "file"
+    file.parent.mkdir(0o700)
+    file.write_text("")
+    assert not out_of_reach(file)
+    assert not out_of_reach(tmp_path / "missing")
+    file.parent.chmod(0o600)
+    assert out_of_reach(file)
+    file.parent.chmod(0o700)
+    file.chmod(0o200)
+    assert out_of_reach(file)
+
+
+@needs("root")
+def test_a_home_folder_is_out_of_reach_of_root(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    home.mkdir(0o700)
+    (home / "file").write_text("")
+    os.chown(home, 65_534, 65_534)
+    assert out_of_reach(home)
+    assert out_of_reach(home / "file")
+    home.chmod(0o755)
+    assert not out_of_reach(home / "file")
