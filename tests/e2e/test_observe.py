@@ -46,6 +46,7 @@ class Terminal:
         )
         os.close(slave)
         self.text = ""
+        self._shown = b""
 
     def read(self, seconds: float = 0.1) -> str:
         """Take what is shown."""
@@ -55,7 +56,9 @@ class Terminal:
                 data = os.read(self._master, 65_536)
             except OSError:  # the other end is closed
                 break
-            self.text += data.decode(errors="backslashreplace").replace("\r\n", "\n")
+            self._shown += data
+        # Decoded as a whole: a read may end within a line's end, or within a character.
+        self.text = self._shown.decode(errors="backslashreplace").replace("\r\n", "\n")
         return self.text
 
     def expect(self, pattern: str) -> re.Match[str]:
