@@ -38,6 +38,19 @@ QUARANTINE_BYTES: Final = 64 * 1024 * 1024
 CLOSE_GRACE: Final = 5.0
 """Seconds that a plugin's own closing may take at the end."""
 
+GATHER_RECORDS: Final = 64
+"""After a block of this many records or more the next one may gather for GATHER_SECONDS: the stream is fast."""
+GATHER_SECONDS: Final = 0.001
+"""At full speed each hand-over between the reader's thread and the plugin's costs both a wait for the interpreter. With
+this pause between two of them, a plugin that counts bytes took 225 to 255 thousand records a second instead of 205 to
+230, at 2.6 instead of 3.2 CPU seconds per million, beside a C reader's 250 (docs/performance.md); at low rates there is
+no pause."""
+
+
+def _worth_gathering(block: Block) -> bool:
+    """Much came at once, and not so much that a merge is full, which would mean that the plugin is behind."""
+    return block.records >= GATHER_RECORDS and len(block.data) < MERGE_BYTES // 2
+
 
 class _Serving:
     """One opening of the plugin. Flags are set under the intake's lock."""
@@ -192,6 +205,8 @@ class InProcessRunner:
                 delay = min(delay * 2, RETRY_DELAY_MAX)
             else:
                 delay = RETRY_DELAY
+                if _worth_gathering(block):
+                    time.sleep(GATHER_SECONDS)
 
     def _await_block(self, delivery: Delivery, serving: _Serving) -> Block | None:
         """The next block; None at the end. Lock held."""
@@ -301,7 +316,10 @@ class InProcessRunner:
                 delay = min(delay * 2, RETRY_DELAY_MAX)
             else:
                 delay = RETRY_DELAY
-                await trio.lowlevel.checkpoint()
+                if _worth_gathering(block):
+                    await trio.sleep(GATHER_SECONDS)
+                else:
+                    await trio.lowlevel.checkpoint()
 
     # ---- from the engine ----
 
