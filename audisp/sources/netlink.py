@@ -32,6 +32,12 @@ DEFAULT_RCVBUF: Final = 8 * 1024 * 1024
 (dispatch-prototype.md section 4)."""
 ROUNDS: Final = 8
 """More reads after the first of a turn, as long as they come back full: one fan-out for many records."""
+LULL_RECORDS: Final = 24
+LULL_SECONDS: Final = 0.0001
+"""After a turn that brought this many records and emptied the socket, the reader lets some gather. Woken for each few
+records it takes the processor from those who make them: with this pause 253 to 288 thousand records a second came
+instead of 233 to 264 (one counting plugin, two processors), and turns of 600 records instead of 100. Longer pauses lost
+that again. At up to some thousand events a second no turn is that large, and nothing is delayed."""
 TURN_BYTES: Final = 256 * 1024
 """A turn ends at this size; one read more can add at most SLOTS x SLOT_BYTES = 1.2 MB to it."""
 READ_TIMEOUT: Final = 0.2
@@ -337,6 +343,8 @@ class NetlinkSource:
             if missing:
                 self._missing(missing)
             self.mark(self.gaps.last, self.gaps.open)
+            if wait and records >= LULL_RECORDS and count < batch.slots:
+                time.sleep(LULL_SECONDS)
         return bool(records) or bool(count)
 
     def _format(self, batch: Batch, count: int, prefixes: Prefixes) -> tuple[bytes, int]:

@@ -1,8 +1,9 @@
 """Read many netlink datagrams with one system call: recvmmsg(2) through ctypes.
 
-Each slot has two buffers: the 16-byte netlink header goes into one dense array, so that all types come out of one
-strided view, and the payload into the slot. Lengths are those of the datagrams, never nlmsg_len: for unicast audit
-records the kernel leaves the header out of it, for multicast ones it does not (upstream.md section 8).
+Each slot takes one datagram, header and payload; types and lengths come out of strided views, one call for all slots.
+(Headers in a dense array of their own need a second iovec, which costs the kernel more than the stride costs us.)
+Lengths are those of the datagrams, never nlmsg_len: for unicast audit records the kernel leaves the header out of it,
+for multicast ones it does not (upstream.md section 8).
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ SLOTS: Final = 128
 SLOT_BYTES: Final = 9_216
 """Payload of one slot: the kernel's records have at most MAX_AUDIT_MESSAGE_LENGTH, 8,970 bytes."""
 HEADER_BYTES: Final = 16
+STRIDE: Final = HEADER_BYTES + SLOT_BYTES
+"""From one slot to the next."""
 NAME_BYTES: Final = 12
 """sizeof(struct sockaddr_nl)."""
 MSG_DONTWAIT: Final = 0x40
@@ -46,24 +49,21 @@ class Batch:
 
     def __init__(self, slots: int = SLOTS) -> None:
         self.slots = slots
-        self._headers = bytearray(HEADER_BYTES * slots)
         self._names = bytearray(NAME_BYTES * slots)
-        self._data = bytearray(SLOT_BYTES * slots)
-        self._iov = bytearray(32 * slots)
+        self._data = bytearray(STRIDE * slots)
+        self._iov = bytearray(16 * slots)
         self._messages = bytearray(_MMSG_BYTES * slots)
-        header_at, name_at, data_at, iov_at, self._at = (
+        name_at, data_at, iov_at, self._at = (
             ctypes.addressof(ctypes.c_char.from_buffer(buffer))
-            for buffer in (self._headers, self._names, self._data, self._iov, self._messages)
+            for buffer in (self._names, self._data, self._iov, self._messages)
         )
         for slot in range(slots):
             struct.pack_into(
-                "=QQQQ",
+                "=QQ",
                 self._iov,
-                32 * slot,
-                header_at + HEADER_BYTES * slot,
-                HEADER_BYTES,
-                data_at + SLOT_BYTES * slot,
-                SLOT_BYTES,
+                16 * slot,
+                data_at + STRIDE * slot,
+                STRIDE,
             )
             struct.pack_into(
                 "@PIPNPNi",
@@ -71,19 +71,19 @@ class Batch:
                 _MMSG_BYTES * slot,
                 name_at + NAME_BYTES * slot,
                 NAME_BYTES,
-                iov_at + 32 * slot,
-                2,
+                iov_at + 16 * slot,
+                1,
                 0,
                 0,
                 0,
             )
         view = memoryview(self._data)
-        self.payloads = [view[SLOT_BYTES * slot : SLOT_BYTES * (slot + 1)] for slot in range(slots)]
+        self.payloads = [view[STRIDE * slot + HEADER_BYTES : STRIDE * (slot + 1)] for slot in range(slots)]
         words = memoryview(self._messages).cast("I")
         self._lengths = words[_LEN_AT // 4 :: _MMSG_BYTES // 4]
         self._flags = words[_FLAGS_AT // 4 :: _MMSG_BYTES // 4]
-        self._types = memoryview(self._headers).cast("H")[2 :: HEADER_BYTES // 2]
-        self._sequences = memoryview(self._headers).cast("I")[2 :: HEADER_BYTES // 4]
+        self._types = memoryview(self._data).cast("H")[2 :: STRIDE // 2]
+        self._sequences = memoryview(self._data).cast("I")[2 :: STRIDE // 4]
         self.types: list[int] = []
         self.lengths: list[int] = []
 
