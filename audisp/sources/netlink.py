@@ -108,6 +108,10 @@ class NetlinkSource:
     _drops_before: int = 0
     _last_report: float = 0.0
     _unreported: int = 0
+    _polled: int = 0
+    """Records received when `poll` looked last."""
+    _fast: bool = False
+    """More came then, since the look before, than the kernel's backlog holds."""
     _nudge: bool = False
     """The socket overflowed: kernel records may be parked until another one comes."""
 
@@ -451,11 +455,13 @@ class NetlinkSource:
             self._lost_before = status.lost
         counters["backlog"] = status.backlog
         counters["backlog_max"] = max(counters.get("backlog_max", 0), status.backlog)
+        if self._fell_silent(status):
+            self._nudge = True
         if self._nudge:
             self._nudge = False
             if not self.multicast:
                 try:
-                    control.send_user("op=nudge after an overflow of the audit socket")
+                    control.send_user("op=nudge: kernel, hand out what waits")
                 except OSError as error:
                     self.say("warning", f"netlink: cannot nudge the kernel: {error.strerror}", limit="nudge")
         if not self.multicast and status.pid != os.getpid() and not self._released:
@@ -468,6 +474,17 @@ class NetlinkSource:
             )
             if not status.pid:
                 self._take_back()
+
+    def _fell_silent(self, status: kernel.AuditStatus) -> bool:
+        """The stream was so fast that the kernel's backlog may have been full, and then stopped.
+
+        A process that found the backlog full can miss its wake-up and sleep out the whole backlog_wait_time, a minute
+        by default, although nothing waits any more (seen with auditd and with us; docs/performance.md). The next
+        record wakes it, so we make one. After an honest end of a burst that record is all it costs.
+        """
+        came, self._polled = self.books.received - self._polled, self.books.received
+        was_fast, self._fast = self._fast, came >= status.backlog_limit > 0
+        return was_fast and came == 0
 
     def _take_back(self) -> None:
         request = kernel.pack_request(

@@ -125,6 +125,22 @@ def test_the_owner_pauses(tmp_path: Path) -> None:
         ours.assert_balanced()
 
 
+def test_silence_after_a_burst_is_broken(tmp_path: Path) -> None:
+    """A process held by the full backlog may sleep on when it has drained, until anybody's next record: we make one."""
+    calls_rule()
+    auditctl("-b", "512")
+    with Ours(tmp_path / "ours") as ours:
+        work("calls", 20)
+        wait_quiet(lambda: size_of(ours.log), 1.5)
+        assert b"op=nudge" not in ours.log.read_bytes()
+        work("calls", 4_000)
+        wait_for(lambda: b"op=nudge" in ours.log.read_bytes(), "the kernel is nudged")
+        wait_quiet(lambda: size_of(ours.log), 2.5)
+        assert ours.log.read_bytes().count(b"op=nudge") == 1
+        assert ranges_of(ours.source("netlink")) == []
+        ours.assert_balanced()
+
+
 def test_the_owner_is_killed(tmp_path: Path) -> None:
     """What nobody read between two runs is known by its serials, to the event."""
     calls_rule()
