@@ -293,7 +293,8 @@ def _needed(plan: Plan) -> dict[str, list[str]]:
         need("cap_audit_control", "source multicast: ask the kernel for its counts")
     if any(conf.command for conf in plan.plugins):
         # Of those without `user =`, too: many, such as laurel, become another user by themselves.
-        need("cap_kill", "child programs: end those that run as another user")
+        for capability in privileges.FOR_USERS:
+            need(capability, "child programs: end those that run as another user")
     if plan.writes_log and plan.auditd.log_group:
         need("cap_chown", "log: log_group")
         need("cap_fowner", "log: mode of a log that another wrote")

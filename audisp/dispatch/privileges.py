@@ -17,57 +17,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
+from audisp.config import values
 from audisp.errors import AudispError
 
-CAPABILITIES: Final[dict[str, int]] = {
-    name: number
-    for number, name in enumerate(
-        (
-            "cap_chown",
-            "cap_dac_override",
-            "cap_dac_read_search",
-            "cap_fowner",
-            "cap_fsetid",
-            "cap_kill",
-            "cap_setgid",
-            "cap_setuid",
-            "cap_setpcap",
-            "cap_linux_immutable",
-            "cap_net_bind_service",
-            "cap_net_broadcast",
-            "cap_net_admin",
-            "cap_net_raw",
-            "cap_ipc_lock",
-            "cap_ipc_owner",
-            "cap_sys_module",
-            "cap_sys_rawio",
-            "cap_sys_chroot",
-            "cap_sys_ptrace",
-            "cap_sys_pacct",
-            "cap_sys_admin",
-            "cap_sys_boot",
-            "cap_sys_nice",
-            "cap_sys_resource",
-            "cap_sys_time",
-            "cap_sys_tty_config",
-            "cap_mknod",
-            "cap_lease",
-            "cap_audit_write",
-            "cap_audit_control",
-            "cap_setfcap",
-            "cap_mac_override",
-            "cap_mac_admin",
-            "cap_syslog",
-            "cap_wake_alarm",
-            "cap_block_suspend",
-            "cap_audit_read",
-            "cap_perfmon",
-            "cap_bpf",
-            "cap_checkpoint_restore",
-        )
-    )
-}
-"""Name to bit number (linux/capability.h; the last is of Linux 5.9)."""
+CAPABILITIES: Final[dict[str, int]] = {name: number for number, name in enumerate(values.CAPABILITIES)}
+"""Name to bit number."""
 
 FOR_USERS: Final = ("cap_kill",)
 """What the dispatcher itself must keep when a child has a `user` of its own: else SIGTERM and SIGKILL never reach it.
