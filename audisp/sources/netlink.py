@@ -42,6 +42,9 @@ TURN_BYTES: Final = 256 * 1024
 """A turn ends at this size; one read more can add at most SLOTS x SLOT_BYTES = 1.2 MB to it."""
 READ_TIMEOUT: Final = 0.2
 """Seconds that the reader blocks at most before it looks whether it is to stop."""
+SILENT_POLLS: Final = 2
+"""Looks without a record after which a burst's silence is broken: two to three seconds. A shorter pause is common, and
+whoever measures a burst by its last record should not find ours."""
 PLAIN_MAX: Final = 8_900
 """A payload longer than this goes the slow way, where auditd's own caps are applied (upstream.md 2.3)."""
 REPLACE: Final = 1329
@@ -111,7 +114,9 @@ class NetlinkSource:
     _polled: int = 0
     """Records received when `poll` looked last."""
     _fast: bool = False
-    """More came then, since the look before, than the kernel's backlog holds."""
+    """More came lately, between two looks, than the kernel's backlog holds."""
+    _slow: int = 0
+    _silent: int = 0
     _nudge: bool = False
     """The socket overflowed: kernel records may be parked until another one comes."""
 
@@ -483,8 +488,18 @@ class NetlinkSource:
         record wakes it, so we make one. After an honest end of a burst that record is all it costs.
         """
         came, self._polled = self.books.received - self._polled, self.books.received
-        was_fast, self._fast = self._fast, came >= status.backlog_limit > 0
-        return was_fast and came == 0
+        if came >= status.backlog_limit > 0:
+            self._fast, self._slow, self._silent = True, 0, 0
+        elif came:
+            # The burst may end in the middle of an interval; a second slow one says that records flow and wake others.
+            self._slow, self._silent = self._slow + 1, 0
+            self._fast = self._fast and self._slow < 2
+        elif self._fast:
+            self._silent += 1
+            if self._silent == SILENT_POLLS:
+                self._fast = False
+                return True
+        return False
 
     def _take_back(self) -> None:
         request = kernel.pack_request(
