@@ -6,6 +6,7 @@ it, and it wakes no task for a plugin that keeps up. Everything rare (status, bo
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import socket
@@ -298,6 +299,16 @@ class NetlinkSource:
         finally:
             self.release()
             self._stop.set()
+            self._rouse()
+
+    def _rouse(self) -> None:
+        """Have the kernel send the reader something, so that it looks at once whether it is to stop.
+
+        Not for multicast: an answer is no multicast message, and would count as foreign; READ_TIMEOUT ends its wait.
+        """
+        if not self.multicast:
+            with contextlib.suppress(OSError):  # it is READ_TIMEOUT then
+                self._socket.sendto(kernel.pack_request(kernel.AUDIT_GET, b"", 4, ack=False), (0, 0))
 
     def _read(self, route: Route) -> None:
         batch = Batch()
