@@ -40,7 +40,7 @@ STAGE_FRACTION: Final = 0.125
 
 
 OWN_SPARE: Final = 64 * 1024
-"""Bytes beyond a required plugin's bound for the dispatcher's own records: hundreds of them, where a handful is due."""
+"""Bytes beyond a plugin's bound for the dispatcher's own records: hundreds of them, where a handful is due."""
 
 NO_ROOM: Final = ("overflow", "spill_full", "spill_failed")
 """Reasons of loss that overflow_action is for. The others (suspended, failed, removed, shutdown) somebody has decided

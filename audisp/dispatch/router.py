@@ -41,9 +41,9 @@ class Router:
         return full
 
     def send_own(self, block: Block, beside: Intake | None = None) -> None:
-        """Offer one of the dispatcher's own records; nobody waits for it. A required plugin has some room beyond its
-        bound for these, or its log would miss DAEMON_END just when it is behind."""
-        for intake, rest in self.offer(block, False, beside) or ():
+        """Offer one of the dispatcher's own records; nobody waits for it. Every plugin has some room beyond its bound
+        for these, or it would miss DAEMON_END just when it is behind, though nothing else was lost to it."""
+        for intake, rest in self.offer(block, True, beside) or ():
             intake.squeeze_in(rest)
 
     def route(self, *, replay: bool, watch: Callable[[Block], None] | None = None) -> SourceRoute:

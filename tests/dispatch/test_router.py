@@ -8,7 +8,7 @@ import pytest
 import trio
 import trio.testing
 
-from audisp.dispatch.intake import Intake
+from audisp.dispatch.intake import OWN_SPARE, Intake
 from audisp.dispatch.router import Router
 from audisp.record import Block
 from audisp.sources.contract import Stopped
@@ -127,6 +127,19 @@ def test_an_own_record_goes_to_all_but_its_maker_and_waits_for_nobody() -> None:
     assert intakes["other"].offered == 1
     assert intakes["full"].dropped == 0
     assert intakes["full"].books().imbalance == 0
+
+
+def test_an_own_record_finds_room_where_nobody_has_to_be_waited_for_either() -> None:
+    router, intakes = make(behind=False)
+    behind = intakes["behind"]
+    size, serial = behind.queue.max_bytes, 1
+    while behind.queue.fits(block(serial)):
+        assert behind.offer(block(serial), False) is None
+        serial += 1
+    router.send_own(Block(b"type=DAEMON_END msg=audit(1.000:9): op=x\n", 1, "internal", 0.0))
+    books = behind.books()
+    assert (books.offered, books.dropped, books.imbalance) == (serial, 0, 0)
+    assert size < behind.queue.bytes <= size + OWN_SPARE
 
 
 async def test_each_block_is_looked_at_once() -> None:

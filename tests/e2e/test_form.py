@@ -89,6 +89,7 @@ def test_as_auditd(tmp_path: Path, name_format: str) -> None:
     with theirs, ours:
         auditctl("-m", "mark-of-begin")
         work("mixed", 12, watched)
+        work("filling")
         auditctl("-m", "mark-of-end")
         # 3.0.9 writes its last binary record only when another one comes.
         wait_quiet(lambda: [size_of(path) for path in (theirs.log, log, *kept.values())])
@@ -117,17 +118,21 @@ def test_as_auditd(tmp_path: Path, name_format: str) -> None:
     assert sum(b"type=EOE " in line for line in expected) > 200
 
     # Binary form: the same frames, in a slot each with 3.0.9.
-    wanted = []
+    wanted, filled = [], 0
     for version, type_, payload in frames_between(slots(kept["binary-theirs"].read_bytes())):
         # 3.0.9 and 4.2 send a message's own LF, and whoever writes it as a line is deceived; ours are spaces.
         text = payload.replace(b"\n", b" ")
         if version:
+            if len(payload) == MAX_PAYLOAD and text.endswith(b"\0"):
+                # 3.0.9 counts the NUL behind a line that fills its buffer to the last byte.
+                text, filled = text[:-1], filled + 1
             text = text.removesuffix(b" ")
         elif ENRICHMENT in text:
             # Who writes this byte into a message makes it look enriched, which frames of version 1 are for.
             version, text = 1, b"type=%b msg=%b" % (type_name(type_), text)
         wanted.append((version, type_, text))
     assert frames_between(frames(kept["binary-ours"].read_bytes())) == wanted
+    assert (filled > 0) == (name_format == "user")
     assert [version for version, _, _ in wanted].count(0 if name_format == "none" else 1) > 1_000
 
 

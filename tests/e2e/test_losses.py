@@ -104,8 +104,9 @@ def test_the_owner_pauses(tmp_path: Path) -> None:
     auditctl("--backlog_wait_time", "250")
     with Ours(tmp_path / "ours", own="rcvbuf = 1M\n") as ours:
         work("calls", 1_000)
-        with workload("calls", 30_000) as load:
-            time.sleep(0.3)
+        with workload("calls", 60_000) as load:
+            # In the middle of it, however fast the machine is.
+            wait_for(lambda: ours.source("netlink")["received"] > 12_000, "the load runs")
             ours.send(signal.SIGSTOP)
             time.sleep(2.5)
             ours.send(signal.SIGCONT)

@@ -2,6 +2,7 @@
 
 workload.py calls COUNT [PER_SECOND]     getppid(), each one event
 workload.py overlong                     user messages longer than a record may be
+workload.py filling                      user messages of which one fills auditd's buffer to the last byte
 workload.py mixed ROUNDS FOLDER          programs started, files opened in FOLDER, connections, user messages
 """
 
@@ -55,6 +56,9 @@ TYPES = (1005, 1100, 1107, 1108, 1112, 1124, 1130, 1199, 2100, 2404, 2999)
 TTY, TTY_SET = 1124, 1017
 TTY_LENGTHS = range(4_370, 4_432, 3)
 """Keystrokes, two digits each in the record: lengths around every bound that a reader of records has."""
+TTY_QUOTED = range(8_836, 8_872)
+"""The same typed in plain letters, a byte each: whatever the digits of pid and serial, one of them makes a line with
+node= that fills auditd's buffer to the last byte."""
 TTY_OVERLONG = (*range(4_432, 4_570, 3), 8_000)
 """Beyond these bounds: auditd 3.0.9 aborts."""
 
@@ -74,12 +78,12 @@ def users() -> None:
                 send(sock, type_, body)
 
 
-def keystrokes(lengths: Iterable[int]) -> None:
+def keystrokes(lengths: Iterable[int], key: bytes = b"\x01") -> None:
     """Terminal input as login shells report it, of these lengths."""
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 9) as sock:
         send(sock, TTY_SET, struct.pack("=II", 1, 0))
         for length in lengths:
-            send(sock, TTY, b"\x01" * length)
+            send(sock, TTY, key * length)
 
 
 def logins(number: int) -> None:
@@ -131,6 +135,8 @@ def main() -> None:
         calls(int(sys.argv[2]), float(sys.argv[3]) if len(sys.argv) > 3 else 0.0)
     elif sys.argv[1] == "overlong":
         keystrokes(TTY_OVERLONG)
+    elif sys.argv[1] == "filling":
+        keystrokes(TTY_QUOTED, b"q")
     else:
         mixed(int(sys.argv[2]), sys.argv[3])
 
