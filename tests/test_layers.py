@@ -40,8 +40,8 @@ NETWORK: Final = frozenset({
 # fmt: on
 OPENS: Final = frozenset({"open", "input", "print", "read_text", "read_bytes", "write_text", "write_bytes"})
 """Calls, as a builtin or as a method, that reach a file or a terminal."""
-LOW: Final = frozenset({"record", "event", "errors"})
-PURE: Final = LOW | {"parse", "shapes", "buffer", "wire"}
+LOW: Final = frozenset({"record", "errors"})
+PURE: Final = LOW | {"event", "parse", "shapes", "buffer", "wire"}
 
 
 @attrs.frozen

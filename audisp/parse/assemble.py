@@ -1,0 +1,310 @@
+"""From blocks to batches: one source's records, grouped by event. Pure; the time comes in as an argument.
+
+Most of a stream needs no bookkeeping: a run of neighbouring lines with one stamp, the last of which ends its event,
+is an event, and is found by one regular expression (`audisp.event.runs`). Only what is interlaced, or goes on in the
+next block, is kept in a table until its end comes. So assembling costs about as much as looking for line ends.
+
+An event is complete
+
+- with its EOE;
+- with a record that stands alone by its type (user-space messages, DAEMON_*, and some of the kernel's);
+- with PROCTITLE, if its node has not sent any EOE so far: auditd's log has none, nor what audisp-remote sends;
+- when none of its records has come for `timeout` seconds on our clock (`tick` must be called for that), however far
+  the stamps jump: TIMED_OUT;
+- in a recorded stream, which knows no clock of ours, when the stamps of its node have gone on by `timeout` seconds and
+  SETTLED records have passed: a clock that was set while it was recorded is no reason to tear events apart;
+- when a bound of the table is reached, the oldest first, or at the stream's end: INCOMPLETE.
+
+Whatever is complete goes out at once: one that waits never holds back another. Records of an event that has gone out
+make a LATE one. Every record that comes in goes out in exactly one batch: ``records_in = records_out + open_records``.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import attrs
+
+from audisp.event import INCOMPLETE, LATE, NO_STAMP, TIMED_OUT, Batch, Run, runs
+from audisp.parse.record import RecordReader
+from audisp.parse.types import type_number
+from audisp.record import Block
+
+TIMEOUT: Final = 2.0
+"""Seconds; auditd's default of `end_of_event_timeout`."""
+MAX_EVENTS: Final = 4_096
+"""Open events of one source. The kernel interlaces as many as it has processors in a system call; a collector's sender
+that never ends any must not grow us."""
+MAX_BYTES: Final = 16 * 1024 * 1024
+"""Bytes of open events of one source. An execve with the most arguments there can be makes some 6 MiB of records."""
+MAX_RUNS: Final = 65_536
+"""Pieces of one open event: one whose lines come one by one costs more memory than its bytes say."""
+REMEMBERED: Final = 8_192
+"""Events gone out of which we remember that they did, to call what comes after them late. Two such generations."""
+SETTLED: Final = 1_024
+"""Records of a recorded stream after which an event that is behind by its stamp counts as whole."""
+NODES: Final = 1_024
+"""Nodes of which we remember that they send EOE. One more than that is taken for one that does not: its events end
+with PROCTITLE, and an EOE is then late."""
+
+_EOE: Final = b"type=EOE "
+_PROCTITLE: Final = b"type=PROCTITLE "
+
+LOGIN: Final = 1006
+
+
+Key = tuple[bytes, bytes]
+"""Node part and head, as they stand in each line of the event."""
+Out = tuple[bytes, Key, int]
+"""An event on its way out: its lines, its key, its flags."""
+
+
+def stands_alone(number: int) -> bool:
+    """Whether a record of this type is an event by itself (upstream.md 8.1): a user-space message, a daemon's record,
+    the kernel's own state. LOGIN is not: the SYSCALL that wrote the loginuid follows it. 0, an unknown name, is one."""
+    return (number < 1300 and number != LOGIN) or number == 2000 or number >= 2100 or 1406 <= number <= 1419
+
+
+@attrs.define(eq=False)
+class _Open:
+    """One event that waits for its end."""
+
+    runs: list[bytes]
+    size: int
+    records: int
+    first: float
+    """When its first record came."""
+    last: float
+    """When its last one came."""
+    seen: int
+    """`Counts.records_in` then."""
+    flags: int = 0
+
+
+@attrs.define
+class Counts:
+    """What the assembler has done, in records unless another unit is named."""
+
+    records_in: int = 0
+    records_out: int = 0
+    events: int = 0
+    """Events put out."""
+    timed_out: int = 0
+    """Events that were quiet for the timeout."""
+    incomplete: int = 0
+    """Events put out because of a bound, or at the end of the stream."""
+    late: int = 0
+    """Events made of records whose event had gone out."""
+    without_stamp: int = 0
+    """Records that belong to no event."""
+
+
+class Assembler:
+    """Assembles one source's stream. Not thread-safe: the owner holds a lock around every call.
+
+    source: the origin's name, part of every event's identity. timeout: seconds. recorded: the stream is a file's.
+    """
+
+    def __init__(
+        self,
+        source: str,
+        reader: RecordReader,
+        *,
+        timeout: float = TIMEOUT,
+        recorded: bool = False,
+        max_events: int = MAX_EVENTS,
+        max_bytes: int = MAX_BYTES,
+    ) -> None:
+        self.source = source
+        self.reader = reader
+        self.timeout = timeout
+        self.counts = Counts()
+        self.open_bytes = 0
+        self.open_records = 0
+        self._max_events, self._max_bytes = max_events, max_bytes
+        self._recorded = recorded
+        # In order of their last record, so that the first is the one to time out next.
+        self._open: dict[Key, _Open] = {}
+        self._gone: set[Key] = set()
+        self._gone_before: set[Key] = set()
+        self._eoe: set[bytes] = set()
+        self._alone: dict[bytes, bool] = {}
+
+    @property
+    def open_events(self) -> int:
+        """Events that wait for their end."""
+        return len(self._open)
+
+    def oldest(self) -> float | None:
+        """When the first record of the event that waits longest came; None if none waits."""
+        return min((each.first for each in self._open.values()), default=None)
+
+    def feed(self, block: Block, now: float) -> Batch | None:
+        """Take a block in; the events that are complete now, or None. now: time.monotonic()."""
+        counts = self.counts
+        counts.records_in += block.records
+        found = runs(block.data)
+        out: list[Out] = []
+        untouched = True  # what goes out is the block itself
+        for run in found:
+            lines, node, head = run
+            if not head:
+                counts.without_stamp += 1
+                out.append((lines, (b"", b""), NO_STAMP))
+                continue
+            key = (node, head)
+            last = lines.rfind(b"\n", 0, -1) + 1 + len(node)
+            if lines.startswith(_EOE, last):
+                complete = True
+                if node not in self._eoe and len(self._eoe) < NODES:
+                    self._eoe.add(node)
+            elif lines.startswith(_PROCTITLE, last):
+                complete = node not in self._eoe
+            else:
+                complete = self._ends(lines, last)
+            if key in self._open:
+                untouched = False
+                self._extend(key, lines, now)
+                if complete:
+                    out.append(self._close(key))
+                continue
+            if not complete:
+                untouched = False
+                self._begin(key, lines, now, out)
+                continue
+            if key in self._gone or key in self._gone_before:
+                counts.late += 1
+                out.append((lines, key, LATE))
+            else:
+                out.append((lines, key, 0))
+            self._gone.add(key)
+        if len(self._gone) > REMEMBERED:
+            self._gone_before, self._gone = self._gone, set()
+        if self._open:
+            if self._recorded:
+                untouched &= not self._pass_by(found, out)
+            if self.open_bytes > self._max_bytes:
+                untouched = False
+                self._evict(out)
+        if not out:
+            return None
+        if untouched:
+            counts.records_out += block.records
+            counts.events += len(out)
+            return Batch(
+                block.data, block.records, block.source, block.arrived, self.reader, _marks(out), spooled=block.spooled
+            )
+        return self._batch(out, block.arrived)
+
+    def tick(self, now: float) -> Batch | None:
+        """What has been quiet for `timeout` seconds goes out. To be called about every quarter of that."""
+        out: list[Out] = []
+        arrived = now
+        while self._open:
+            key, oldest = next(iter(self._open.items()))
+            if now - oldest.last < self.timeout:
+                break
+            arrived = min(arrived, oldest.first)
+            out.append(self._close(key, TIMED_OUT))
+        return self._batch(out, arrived) if out else None
+
+    def flush(self, now: float) -> Batch | None:
+        """The stream has ended: everything goes out. That a file ends is no sign that something is missing."""
+        out: list[Out] = []
+        arrived = now
+        while self._open:
+            key, oldest = next(iter(self._open.items()))
+            arrived = min(arrived, oldest.first)
+            out.append(self._close(key, TIMED_OUT if self._recorded else INCOMPLETE))
+        return self._batch(out, arrived) if out else None
+
+    # ---- the table ----
+
+    def _ends(self, lines: bytes, at: int) -> bool:
+        """Whether the record that begins at `at` ends its event by its type."""
+        name = lines[at + 5 : lines.index(b" ", at)]
+        known = self._alone.get(name)
+        if known is None:
+            if len(self._alone) > 4_096:
+                self._alone.clear()  # somebody makes names up
+            known = self._alone[name] = stands_alone(type_number(name))
+        return known
+
+    def _begin(self, key: Key, lines: bytes, now: float, out: list[Out]) -> None:
+        if len(self._open) >= self._max_events:
+            out.append(self._close(next(iter(self._open)), INCOMPLETE))
+        records = lines.count(b"\n")
+        late = key in self._gone or key in self._gone_before
+        self.counts.late += late
+        self._open[key] = _Open([lines], len(lines), records, now, now, self.counts.records_in, LATE if late else 0)
+        self.open_bytes += len(lines)
+        self.open_records += records
+
+    def _extend(self, key: Key, lines: bytes, now: float) -> None:
+        entry = self._open.pop(key)
+        if len(entry.runs) >= MAX_RUNS:
+            entry.runs = [b"".join(entry.runs)]
+        records = lines.count(b"\n")
+        entry.runs.append(lines)
+        entry.size += len(lines)
+        entry.records += records
+        entry.last = now
+        entry.seen = self.counts.records_in
+        self._open[key] = entry
+        self.open_bytes += len(lines)
+        self.open_records += records
+
+    def _close(self, key: Key, why: int = 0) -> Out:
+        """Take an event off the table. why: the flag it goes out with."""
+        entry = self._open.pop(key)
+        self.open_bytes -= entry.size
+        self.open_records -= entry.records
+        self.counts.timed_out += why == TIMED_OUT
+        self.counts.incomplete += why == INCOMPLETE
+        self._gone.add(key)
+        return b"".join(entry.runs), key, entry.flags | why
+
+    def _pass_by(self, found: list[Run], out: list[Out]) -> bool:
+        """Of a recorded stream: put out what its node's stamps have left behind. Whether there was anything."""
+        settled = self.counts.records_in - SETTLED
+        clocks: dict[bytes, int] = {}
+        behind = []
+        for key, entry in self._open.items():
+            if entry.seen > settled:
+                break
+            node, head = key
+            if node not in clocks:
+                clocks[node] = next((_second(run[2]) for run in reversed(found) if run[1] == node and run[2]), -1)
+            if _second(head) + self.timeout <= clocks[node]:
+                behind.append(key)
+        out += [self._close(key, TIMED_OUT) for key in behind]
+        return bool(behind)
+
+    def _evict(self, out: list[Out]) -> None:
+        while self._open and self.open_bytes > self._max_bytes:
+            out.append(self._close(next(iter(self._open)), INCOMPLETE))
+
+    def _batch(self, out: list[Out], arrived: float) -> Batch:
+        data = b"".join([lines for lines, _, _ in out])
+        records = data.count(b"\n")
+        self.counts.records_out += records
+        self.counts.events += len(out)
+        return Batch(data, records, self.source, arrived, self.reader, _marks(out))
+
+
+def _second(head: bytes) -> int:
+    return int(head[6 : head.index(b".")])
+
+
+def _marks(out: list[Out]) -> dict[int, int] | None:
+    """Flags by position. Two neighbours of one stamp are one event to whoever reads the data again."""
+    if not any([each[2] for each in out]):  # noqa: C419 - a list is faster here, for every block
+        return None
+    marks: dict[int, int] = {}
+    at, last = -1, None
+    for _, key, flags in out:
+        at += key != last or not key[1]
+        last = key
+        if flags:
+            marks[at] = marks.get(at, 0) | flags
+    return marks
