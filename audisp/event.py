@@ -8,7 +8,6 @@ of EXECVE are different things, and so `Event.get` wants the record's type. What
 from __future__ import annotations
 
 import re
-import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Any, Final, TypeVar, cast
@@ -355,7 +354,7 @@ class Batch(Block):
     are computed by the first who asks and shared by all who do.
     """
 
-    __slots__ = ("_events", "_lock", "_once", "marks", "reader")
+    __slots__ = ("_events", "_once", "marks", "reader")
 
     def __init__(
         self,
@@ -373,7 +372,6 @@ class Batch(Block):
         self.marks = marks
         self._events: list[Event] | None = None
         self._once: dict[object, Any] | None = None
-        self._lock = threading.Lock()
 
     @property
     def events(self) -> list[Event]:
@@ -392,19 +390,19 @@ class Batch(Block):
         return iter(self.events)
 
     def once(self, what: object, make: Callable[[Batch], T]) -> T:
-        """What `make` makes of this batch, made once for all who ask under the same name."""
-        with self._lock:
-            if self._once is None:
-                self._once = {}
-            elif what in self._once:
-                return cast("T", self._once[what])
-            found = self._once[what] = make(self)
-            return found
+        """What `make` makes of this batch, made once for all who ask under the same name. Two threads that ask at the
+        same moment may both make it: a lock is the caller's business."""
+        kept = self._once
+        if kept is None:
+            kept = self._once = {}
+        elif what in kept:
+            return cast("T", kept[what])
+        found = kept[what] = make(self)
+        return found
 
     def forget(self) -> None:
         """Let go of what was computed: a queue that holds the batch for long counts its bytes, not these."""
-        with self._lock:
-            self._events = self._once = None
+        self._events = self._once = None
 
     def first_end(self) -> int:
         """Where the first event ends, in bytes."""
