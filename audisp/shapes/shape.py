@@ -1,0 +1,59 @@
+"""What a shape is: an event in, one line out.
+
+A shape is made once for all who ask for it with the same settings, renders each event once, and everybody gets the
+same bytes. It may remember what it has rendered before, in memories that are bounded in bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import attrs
+
+from audisp.event import Event
+
+
+class Names(Protocol):
+    """Names of this host's accounts, from a cache: never slow, never raises."""
+
+    def user(self, uid: int) -> str | None:
+        """The account's name; None if there is none, or it cannot be known."""
+
+    def group(self, gid: int) -> str | None:
+        """The group's name; None if there is none, or it cannot be known."""
+
+
+class Nobody:
+    """Names where none can be known: the events are another host's, or translation is off."""
+
+    def user(self, uid: int) -> str | None:
+        """None."""
+        return None
+
+    def group(self, gid: int) -> str | None:
+        """None."""
+        return None
+
+
+@attrs.frozen
+class ShapeSettings:
+    """What a shape may want to know beside the event.
+
+    version: `shape_version`; "" for the shape's default. names: for ids that the event brings no name for. host: this
+    host's name, for shapes that want one where the event has no node. enrichment: what is known of the event's process
+    beyond its records (`audisp.enrich`), None if nothing is looked up.
+    """
+
+    version: str = ""
+    names: Names = attrs.field(factory=Nobody)
+    host: str = ""
+    enrichment: Callable[[Event], Any] | None = None
+
+
+class Shape(Protocol):
+    """One way to write events. Used by one thread at a time."""
+
+    def render(self, event: Event) -> bytes:
+        """One line with its LF, no other LF in it; b"" for an event that has no line in this shape, such as an EOE that
+        came alone. Never raises on an event, whatever is in it."""
