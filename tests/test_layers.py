@@ -64,7 +64,7 @@ _plugin = Room(PURE, _pure.packages | {"pluggy"}, NETWORK)
 _config = Room(PURE | {"config", "plugin"}, frozenset({"attrs"}), NETWORK | {"subprocess", "threading", "time"})
 _shell_packages = _plugin.packages | {"trio"}
 _sources = Room(PURE | {"plugin", "config", "sources"}, _shell_packages)
-_engine = attrs.evolve(_sources, ours=_sources.ours | {"dispatch", "collector", "search", "tls"})
+_engine = attrs.evolve(_sources, ours=_sources.ours | {"dispatch", "collector", "enrich", "search", "tls"})
 _everything = _engine.ours | {"testing"}
 
 ROOMS: Final = {
@@ -73,6 +73,8 @@ ROOMS: Final = {
     "plugin": _plugin,
     "config": _config,
     "sources": _sources,
+    # Enrichment reads /proc and the user database in threads of its own; the engine feeds it, it knows no engine.
+    "enrich": Room(LOW | {"parse", "config", "enrich"}, frozenset({"attrs", "trio"}), NETWORK | {"subprocess"}),
     "tls": attrs.evolve(_sources, packages=_shell_packages | {"cryptography"}),
     "dispatch": _engine,
     "collector": attrs.evolve(_engine, packages=_shell_packages | {"cryptography"}),
@@ -200,6 +202,8 @@ def test_nobody_imports_a_plugin_by_name(path: PurePosixPath) -> None:
         ("audisp/config/grammar.py", "import trio"),
         ("audisp/sources/unix.py", "from audisp.dispatch.router import Router"),
         ("audisp/sources/unix.py", "import requests"),
+        ("audisp/enrich/enricher.py", "from audisp.dispatch.router import Router"),
+        ("audisp/enrich/proc.py", "import subprocess"),
         ("audisp/dispatch/main.py", "from audisp import cli"),
         ("audisp/dispatch/main.py", "import audisp_plugins.log"),
         ("audisp/cli/audispd.py", "from audisp_plugins.log import LogConfig"),
