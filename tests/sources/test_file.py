@@ -6,11 +6,14 @@ import lzma
 import os
 import random
 import socket
+import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
 import pytest
 import trio
+import zstandard
 
 from audisp.errors import SourceError
 from audisp.record import Block
@@ -173,15 +176,78 @@ async def test_what_is_no_file_is_an_error_that_says_what_it_is(tmp_path: Path) 
                 await replay(path)
 
 
-async def test_a_compressed_file_is_not_read_as_garbage(tmp_path: Path) -> None:
-    for name, pack, said in (
-        ("gz", gzip.compress, "zcat"),
-        ("xz", lzma.compress, "xzcat"),
-        ("bz2", bz2.compress, "bzcat"),
-    ):
-        await trio.Path(tmp_path / name).write_bytes(pack(lines(10)))
-        with pytest.raises(SourceError, match=f"it is compressed; use {said} "):
-            await replay(tmp_path / name)
+@pytest.mark.parametrize(
+    ("form", "pack"), [("gzip", gzip.compress), ("xz", lzma.compress), ("zstd", zstandard.compress)]
+)
+async def test_a_compressed_file_is_unpacked_whatever_its_name(
+    tmp_path: Path, form: str, pack: Callable[[bytes], bytes]
+) -> None:
+    data = lines(60_000)
+    (tmp_path / "log").write_bytes(pack(data[:1_000_000]) + pack(data[1_000_000:]))
+    source, route = await replay(tmp_path / "log")
+    assert route.data == data
+    assert balanced(source.books, route)
+    assert all(len(block) <= RECEIVE + 100 for block in route.blocks)
+    assert source.books.detail["size"].endswith(f" bytes, {form}")
+    assert source.books.detail["unpacked"] == f"{len(data):,} bytes"
+    assert source.books.detail["state"] == "ended"
+
+
+async def test_a_compressed_file_without_records_ends(tmp_path: Path) -> None:
+    (tmp_path / "log").write_bytes(gzip.compress(b""))
+    source, route = await replay(tmp_path / "log")
+    assert route.records == source.books.received == 0
+
+
+async def test_a_compressed_capture_in_binary_form(tmp_path: Path) -> None:
+    frames = b"".join([frame(serial, slot=8986) for serial in range(1, 200)])
+    (tmp_path / "log").write_bytes(zstandard.compress(frames))
+    source, route = await replay(tmp_path / "log")
+    assert route.data == lines(199)
+    assert balanced(source.books, route)
+
+
+async def test_of_a_damaged_file_everything_before_is_delivered(tmp_path: Path) -> None:
+    data = b"".join([line(serial, f"op={random.Random(serial).randbytes(20).hex()}") for serial in range(60_000)])
+    packed = gzip.compress(data)
+    (tmp_path / "log").write_bytes(packed[: len(packed) // 2])
+    source, route = FileSource(str(tmp_path / "log"), say=Said()), Collected()
+    with pytest.raises(SourceError, match=r"^source file:.*/log: its gzip data break off behind [\d,]+ unpacked bytes"):
+        await source.run(route)
+    assert data.startswith(route.data)
+    # Nothing but the record that breaks off is missing of what can be unpacked.
+    unpacked = zlib.decompressobj(wbits=31).decompress(packed[: len(packed) // 2])
+    assert route.data == unpacked[: unpacked.rfind(b"\n") + 1]
+    assert balanced(source.books, route)
+    assert source.books.counters["damaged"] == 1
+    assert source.books.counters["unread_bytes"] == len(unpacked) - len(route.data)
+    assert "break off" in source.books.detail["state"]
+
+
+async def test_what_comes_behind_the_packed_data_is_said(tmp_path: Path) -> None:
+    (tmp_path / "log").write_bytes(lzma.compress(lines(5000)) + b"garbage")
+    source, route = FileSource(str(tmp_path / "log"), say=Said()), Collected()
+    with pytest.raises(SourceError, match="its xz data are followed by something else"):
+        await source.run(route)
+    assert route.data == lines(5000)
+    assert source.books.counters == {"damaged": 1}
+
+
+async def test_an_unpacking_that_is_cancelled_ends_with_balanced_books(tmp_path: Path) -> None:
+    (tmp_path / "log").write_bytes(gzip.compress(lines(300_000)))
+    route = Collected()
+    source = FileSource(str(tmp_path / "log"), say=Said(), pace=100_000)
+    with trio.move_on_after(0.5) as scope:
+        await source.run(route)
+    assert scope.cancelled_caught
+    assert balanced(source.books, route)
+    assert 0 < route.records < 300_000
+
+
+async def test_a_compressed_file_of_another_kind_is_not_read_as_garbage(tmp_path: Path) -> None:
+    (tmp_path / "log").write_bytes(bz2.compress(lines(10)))
+    with pytest.raises(SourceError, match="it is compressed; use bzcat "):
+        await replay(tmp_path / "log")
 
 
 @pytest.mark.needs("root")
