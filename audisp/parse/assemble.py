@@ -135,6 +135,10 @@ class Assembler:
         """Events that wait for their end."""
         return len(self._open)
 
+    def open_heads(self) -> list[bytes]:
+        """``audit(SEC.MSEC:SERIAL):`` of each of them."""
+        return [head for _, head in self._open]
+
     def oldest(self) -> float | None:
         """When the first record of the event that waits longest came; None if none waits."""
         return min((each.first for each in self._open.values()), default=None)
