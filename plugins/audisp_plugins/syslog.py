@@ -1,13 +1,13 @@
-"""`syslog`: every record as one message to the local syslog daemon, with audisp-syslog's arguments.
+"""`syslog`: every record as one message to the local syslog daemon, with audisp-syslog's arguments, or to a server.
 
-Messages are what the C library's syslog() would send (``<PRI>Mmm dd hh:mm:ss IDENT: text``), checked against
-audisp-syslog 3.0.9: EOE records are sent too, and the first 0x1D of a record becomes a space. Unlike syslog() nothing
-is lost while the daemon is away, and what exceeds a message is split, never cut.
+What goes over the network is in `syslog_network`. Messages to the local daemon are what the C library's syslog() would
+send (``<PRI>Mmm dd hh:mm:ss IDENT: text``), checked against audisp-syslog 3.0.9: EOE records are sent too, and the
+first 0x1D of a record becomes a space. Unlike syslog() nothing is lost while the daemon is away, and what exceeds a
+message is split, never cut.
 """
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 import socket
@@ -17,10 +17,11 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
 
-import attrs
-
-from audisp.plugin import Block, ConfigError, Delivery, Host, PluginType, Retry, hookimpl
+from audisp.plugin import Block, Delivery, Host, PluginType, Retry, hookimpl
 from audisp_plugins.progress import Progress
+from audisp_plugins.syslog_config import FACILITIES, SyslogConfig
+
+__all__ = ["Messages", "Syslog", "SyslogConfig", "audisp_plugins", "open_syslog"]
 
 MAX_MESSAGE: Final = 8_192
 """Bytes of one message with its head: rsyslog's default $MaxMessageSize; it cuts off what is longer."""
@@ -29,56 +30,7 @@ SEND_TIMEOUT: Final = 2.0
 """Seconds to wait for a daemon whose socket is full before the block is offered again. Bounds how long the plugin's
 thread can be held at a stop."""
 
-SUN_PATH: Final = 107
-"""Longest path of a socket (sockaddr_un, a NUL of 108 bytes left out)."""
-
-LEVELS: Final = {
-    f"LOG_{name}": number
-    for number, name in enumerate(("EMERG", "ALERT", "CRIT", "ERR", "WARNING", "NOTICE", "INFO", "DEBUG"))
-}
-FACILITIES: Final = {
-    "LOG_USER": 1,
-    "LOG_DAEMON": 3,
-    "LOG_AUTH": 4,
-    "LOG_SYSLOG": 5,
-    "LOG_AUTHPRIV": 10,
-    **{f"LOG_LOCAL{number}": 16 + number for number in range(8)},
-}
-"""Numbers of syslog(3) and RFC 5424; the names are those that audisp-syslog takes."""
-
 _ID: Final = re.compile(rb"msg=audit\(([0-9.]{1,24}:[0-9]{1,20})\)")
-
-
-@attrs.frozen
-class SyslogConfig:
-    """Keys of `syslog`."""
-
-    args: tuple[str, ...] = ()
-    """A level and a facility in any order and case: LOG_INFO LOG_LOCAL1. Without: LOG_INFO LOG_USER."""
-    socket: Path = Path("/dev/log")
-    """The daemon's datagram socket."""
-
-    def __attrs_post_init__(self) -> None:
-        self.priority()
-        if not self.socket.is_absolute() or len(os.fsencode(self.socket)) > SUN_PATH:
-            raise ConfigError(f"{str(self.socket)!r} is not an absolute path of at most {SUN_PATH} bytes", key="socket")
-
-    def priority(self) -> tuple[int, int]:
-        """Facility and level. Raises ConfigError."""
-        facility, level = FACILITIES["LOG_USER"], LEVELS["LOG_INFO"]
-        for word in self.args:
-            upper = word.upper()
-            if upper in LEVELS:
-                level = LEVELS[upper]
-            elif upper in FACILITIES:
-                facility = FACILITIES[upper]
-            elif upper == "INTERPRET":
-                raise ConfigError("interpret comes with the event model; until then records are sent raw", key="args")
-            else:
-                near = difflib.get_close_matches(upper, [*LEVELS, *FACILITIES], 1)
-                hint = f"; did you mean {near[0]}?" if near else ""
-                raise ConfigError(f"{word!r} is neither a level nor a facility of syslog{hint}", key="args")
-        return facility, level
 
 
 class Messages:
@@ -179,7 +131,18 @@ class Syslog:
 
 @asynccontextmanager
 async def open_syslog(config: SyslogConfig, host: Host) -> AsyncIterator[Delivery]:
-    """Open `syslog`. A daemon that is not there yet is no error: records wait for it."""
+    """Open `syslog`. A daemon or server that is not there yet is no error: records wait for it. Raises PluginError for
+    a file of TLS's that cannot be used."""
+    if config.transport != "local":
+        # Who logs locally needs none of it.
+        from audisp_plugins.syslog_network import transport
+
+        server = transport(config, host)
+        try:
+            yield Delivery(server.deliver, resume=server.resume, state=server.state)
+        finally:
+            server.close()
+        return
     facility, level = config.priority()
     syslog = Syslog(config.socket, Messages(facility, level), host)
     try:
