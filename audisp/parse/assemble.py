@@ -8,7 +8,8 @@ An event is complete
 
 - with its EOE;
 - with a record that stands alone by its type (user-space messages, DAEMON_*, and some of the kernel's);
-- with PROCTITLE, if its node has not sent any EOE so far: auditd's log has none, nor what audisp-remote sends;
+- with PROCTITLE, if its node sends no EOE: auditd's log has none, nor what audisp-remote sends. Of a recorded stream
+  that is believed until an EOE comes; of a live one once an event was quiet for too long behind its PROCTITLE;
 - when none of its records has come for `timeout` seconds on our clock (`tick` must be called for that), however far
   the stamps jump: TIMED_OUT;
 - in a recorded stream, which knows no clock of ours, when the stamps of its node have gone on by `timeout` seconds and
@@ -44,8 +45,7 @@ REMEMBERED: Final = 8_192
 SETTLED: Final = 1_024
 """Records of a recorded stream after which an event that is behind by its stamp counts as whole."""
 NODES: Final = 1_024
-"""Nodes of which we remember that they send EOE. One more than that is taken for one that does not: its events end
-with PROCTITLE, and an EOE is then late."""
+"""Nodes of which we remember whether they send EOE. The others' events end as those of a node just seen do."""
 
 _EOE: Final = b"type=EOE "
 _PROCTITLE: Final = b"type=PROCTITLE "
@@ -127,7 +127,7 @@ class Assembler:
         self._open: dict[Key, _Open] = {}
         self._gone: set[Key] = set()
         self._gone_before: set[Key] = set()
-        self._eoe: set[bytes] = set()
+        self._eoe: dict[bytes, bool] = {}
         self._alone: dict[bytes, bool] = {}
 
     @property
@@ -160,10 +160,10 @@ class Assembler:
             last = lines.rfind(b"\n", 0, -1) + 1 + len(node)
             if lines.startswith(_EOE, last):
                 complete = True
-                if node not in self._eoe and len(self._eoe) < NODES:
-                    self._eoe.add(node)
+                if not self._eoe.get(node):
+                    self._learn(node, sends=True)
             elif lines.startswith(_PROCTITLE, last):
-                complete = node not in self._eoe
+                complete = not self._eoe.get(node, not self._recorded)
             else:
                 complete = self._ends(lines, last)
             if key in self._open:
@@ -209,6 +209,9 @@ class Assembler:
             if now - oldest.last < self.timeout:
                 break
             arrived = min(arrived, oldest.first)
+            last = oldest.runs[-1]
+            if last.startswith(_PROCTITLE, last.rfind(b"\n", 0, -1) + 1 + len(key[0])) and key[0] not in self._eoe:
+                self._learn(key[0], sends=False)
             out.append(self._close(key, TIMED_OUT))
         return self._batch(out, arrived) if out else None
 
@@ -221,6 +224,10 @@ class Assembler:
             arrived = min(arrived, oldest.first)
             out.append(self._close(key, TIMED_OUT if self._recorded else INCOMPLETE))
         return self._batch(out, arrived) if out else None
+
+    def _learn(self, node: bytes, *, sends: bool) -> None:
+        if node in self._eoe or len(self._eoe) < NODES:
+            self._eoe[node] = sends
 
     # ---- the table ----
 

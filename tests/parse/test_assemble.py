@@ -48,7 +48,6 @@ def test_a_whole_block_passes_as_it_is() -> None:
 
 def test_an_end_that_comes_in_the_next_block() -> None:
     assembler = make()
-    assert assembler.feed(block(rec("EOE", 0)), 0.0) is not None  # this stream has EOE
     assert assembler.feed(block(rec("SYSCALL", 1), rec("PROCTITLE", 1)), 0.0) is None
     assert (assembler.open_events, assembler.open_records) == (1, 2)
     batch = assembler.feed(block(rec("EOE", 1)), 0.0)
@@ -59,8 +58,23 @@ def test_an_end_that_comes_in_the_next_block() -> None:
 
 
 def test_without_eoe_proctitle_ends_an_event() -> None:
-    batch = make().feed(block(rec("SYSCALL", 1), rec("PROCTITLE", 1), rec("SYSCALL", 2)), 0.0)
+    batch = make(recorded=True).feed(block(rec("SYSCALL", 1), rec("PROCTITLE", 1), rec("SYSCALL", 2)), 0.0)
     assert stamps(batch) == ["100.000:1"]
+
+
+def test_a_live_stream_without_eoe_is_recognised_node_by_node() -> None:
+    assembler = make()
+
+    def feed(node: str, serial: int, *kinds: str) -> list[str]:
+        return stamps(assembler.feed(block(*(rec(kind, serial, node=node) for kind in kinds)), 0.0))
+
+    assert feed("a", 1, "SYSCALL", "PROCTITLE") == []
+    assert feed("b", 1, "SYSCALL", "PROCTITLE", "EOE") == ["100.000:1"]
+    assert stamps(assembler.tick(5.0)) == ["100.000:1"]
+    assert feed("a", 2, "SYSCALL", "PROCTITLE") == ["100.000:2"]
+    assert feed("b", 2, "SYSCALL", "PROCTITLE") == []
+    assert feed("a", 3, "SYSCALL", "PROCTITLE", "EOE") == ["100.000:3"]
+    assert feed("a", 4, "SYSCALL", "PROCTITLE") == []
 
 
 def test_interlaced() -> None:
@@ -122,7 +136,7 @@ def test_in_a_recorded_stream_stamps_that_have_passed_by_end_an_event() -> None:
 
 def test_late_records_are_an_event_of_their_own_and_called_late() -> None:
     assembler = make()
-    assembler.feed(block(rec("SYSCALL", 1), rec("PROCTITLE", 1)), 0.0)
+    assembler.feed(block(rec("SYSCALL", 1), rec("EOE", 1)), 0.0)
     batch = assembler.feed(block(rec("EOE", 1)), 0.0)
     assert batch is not None
     assert [each.flags for each in batch] == [LATE]
@@ -247,13 +261,18 @@ def test_what_is_made_once_is_made_once_until_it_is_forgotten() -> None:
     batch = make().feed(block(rec("USER_LOGIN", 1)), 0.0)
     assert batch is not None
     made: list[Batch] = []
+
+    def make_it(each: Batch) -> int:
+        made.append(each)
+        return len(made)
+
     for _ in range(3):
-        assert batch.once("x", lambda each: made.append(each) or len(made)) == 1
+        assert batch.once("x", make_it) == 1
     events_then = batch.events
     assert batch.events is events_then
     batch.forget()
     assert batch.events is not events_then
-    assert batch.once("x", lambda each: made.append(each) or len(made)) == 2
+    assert batch.once("x", make_it) == 2
 
 
 # ---- whatever comes, in whatever order ----
