@@ -11,6 +11,7 @@ import signal
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, TextIO, cast
 
@@ -32,9 +33,11 @@ from audisp.parse.serials import Range
 from audisp.plugin import PluginType
 from audisp.sources.contract import Source, SourceSpec
 from audisp.sources.file import FileSource
+from audisp.sources.follow import FollowSource
 from audisp.sources.mark import SerialMark
 from audisp.sources.memory import keep_freed_memory
 from audisp.sources.netlink import NetlinkSource
+from audisp.sources.position import PositionFile, position_name
 from audisp.sources.stdin import StdinSource
 from audisp.sources.unix import UnixSource
 
@@ -272,7 +275,29 @@ def make_source(
         case "file":
             assert spec.path is not None
             return FileSource(spec.path, say=say, runtime_dir=folder)
+        case "follow":
+            return _make_follow(spec, plan, say, held)
     raise SourceError(f"source {spec} cannot be configured")
+
+
+def _make_follow(spec: SourceSpec, plan: Plan, say: Speech, held: contextlib.ExitStack) -> Source:
+    """A followed log, with its position. Raises ConfigError for the one that we write ourselves."""
+    assert spec.path is not None
+    log = plan.auditd.log_file
+    if plan.writes_log and os.path.realpath(spec.path) == os.path.realpath(log):
+        raise ConfigError(
+            f"{spec} is the log that audispd itself writes: it would read what it writes for ever; leave it out, for "
+            "the source netlink brings the same records",
+            key="source",
+        )
+    mark: PositionFile | None = None
+    try:
+        mark = held.enter_context(PositionFile(plan.own.state_dir / position_name(str(spec)), str(spec)))
+        if mark.spoiled:
+            say("warning", f"source {spec}: what an earlier run kept of its position cannot be used")
+    except StoreError as error:
+        say("warning", f"{error}; so the position in {spec.path} is not kept, and each start begins at its beginning")
+    return FollowSource(spec.path, say=partial(say, limit=str(spec)), runtime_dir=str(plan.own.runtime_dir), mark=mark)
 
 
 def _keep_nowhere(serial: int, open_: Sequence[Range]) -> None:
@@ -304,7 +329,11 @@ def _needed(plan: Plan) -> dict[str, list[str]]:
             need("cap_dac_read_search", f"our own code: {path} is closed to uid {os.geteuid()}")
             break
     for spec in plan.sources:
-        if spec.type == "file" and spec.path is not None and privileges.out_of_reach(Path(spec.path)):
+        if spec.type not in ("file", "follow") or spec.path is None:
+            continue
+        # A followed log can come later, and comes again after every rotation.
+        places = [Path(spec.path), *([Path(spec.path).parent] if spec.type == "follow" else [])]
+        if any(privileges.out_of_reach(path) for path in places):
             need("cap_dac_read_search", f"source {spec}: closed to uid {os.geteuid()}")
     for name in plan.own.capabilities:
         need(name, "audispd.conf: capabilities")

@@ -24,7 +24,7 @@ Kind = Literal["live", "replay"]
 
 PLAIN: Final = ("netlink", "multicast", "stdin", "internal")
 """Sources that take no path."""
-WITH_PATH: Final = ("unix", "file")
+WITH_PATH: Final = ("unix", "file", "follow")
 """Sources written NAME:PATH."""
 
 SOCKET_PATH_MAX: Final = 107
@@ -126,10 +126,11 @@ class SourceSpec:
 
 
 def parse_source(text: str) -> SourceSpec:
-    """Read ``netlink``, ``multicast``, ``stdin``, ``internal``, ``unix:PATH`` or ``file:PATH``.
+    """Read ``netlink``, ``multicast``, ``stdin``, ``internal``, ``unix:PATH``, ``file:PATH`` or ``follow:PATH``.
 
     Raises ConfigError, which names the nearest valid choice. The path of a socket must be absolute (a daemon has no
-    working directory worth the name) and fit into a socket address. A file's path may be relative.
+    working directory worth the name) and fit into a socket address, that of a followed log must be absolute because its
+    position is kept under it. A file's path may be relative.
     """
     name, colon, path = text.strip().partition(":")
     if name not in PLAIN and name not in WITH_PATH:
@@ -137,7 +138,7 @@ def parse_source(text: str) -> SourceSpec:
         if nearest:
             hint = f"did you mean {_spelled(nearest[0])}?"
         elif name.startswith(("/", ".")):
-            hint = f"a path needs its kind before it: file:{name} or unix:{name}"
+            hint = f"a path needs its kind before it: follow:{name}, file:{name} or unix:{name}"
         else:
             hint = f"use one of {', '.join(_spelled(each) for each in (*PLAIN, *WITH_PATH))}"
         raise ConfigError(f"no source is called {name!r}; {hint}", key="source")
@@ -154,6 +155,8 @@ def parse_source(text: str) -> SourceSpec:
         )
     if name == "file" and path == "-":
         raise ConfigError("file:- is no file; write stdin", key="source")
+    if name == "follow" and (not path.startswith("/") or path.endswith("/")):
+        raise ConfigError(f"the log's path {path!r} must be absolute, and a file's", key="source")
     if name == "unix":
         if not path.startswith("/"):
             raise ConfigError(f"the socket's path {path!r} must be absolute", key="source")
