@@ -58,11 +58,12 @@ class Link:
 
     def __init__(self, address: Address, context: ssl.SSLContext | None, server_name: str) -> None:
         """Begins to connect. Raises OSError."""
-        self._context, self._name = context, server_name
+        self._context, self._name, self._address = context, server_name, address[1]
         self._tls: ssl.SSLSocket | None = None
         self._plain = _socket(address[0])
         self._begun = self._moved = time.monotonic()
         self._verdict_until: float | None = None
+        self._version: str | None = None
         self._heard = False
         self._queued = 0
         self.ready = False
@@ -126,7 +127,8 @@ class Link:
             return select.POLLIN
         except ssl.SSLWantWriteError:
             return select.POLLOUT
-        if self._tls.version() == "TLSv1.3":
+        self._version = self._tls.version()
+        if self._version == "TLSv1.3":
             self._verdict_until = time.monotonic() + VERDICT_TIME
         else:
             self.ready = True
@@ -187,7 +189,12 @@ class Link:
         while True:
             left = self.unacknowledged()
             # After the question, not before it: a connection that has been reset has nothing outstanding either.
-            self.check()
+            try:
+                self.check()
+            except Closed:
+                if left:
+                    raise
+                # An orderly end after the last byte: the next call finds it.
             if not left:
                 return True
             self._look(left)
@@ -217,10 +224,8 @@ class Link:
 
     @property
     def peer(self) -> str:
-        """Address and protocol, for a person. Raises OSError."""
-        host, port, *_ = self._sock.getpeername()
-        version = None if self._tls is None else self._tls.version()
-        return f"{host} port {port}" + (f", {version}" if version else "")
+        """Address and protocol, for a person."""
+        return f"{self._address[0]} port {self._address[1]}" + (f", {self._version}" if self._version else "")
 
     def close(self) -> None:
         """Close, with TLS's own farewell if it can be said at once."""

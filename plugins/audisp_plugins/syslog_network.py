@@ -33,10 +33,13 @@ BATCH: Final = 65_536
 """Bytes of messages that are made and handed to the kernel at a time; TLS makes four records of them."""
 
 RECENT: Final = 262_144
+"""Bytes of what has arrived lately that are kept, to be sent again when the connection ends: one full block."""
 RECENT_SECONDS: Final = 60.0
-"""What has arrived lately is kept, up to so many bytes and seconds, and sent again if the connection is reset: a kernel
-resets when the program that it belonged to died without having read everything. The first is one full block; the
-second is longer than a server that is alive leaves anything unread."""
+"""What is sent again after a reset: the kernel resets when a program died without having read everything. Longer than a
+server that lives leaves anything unread."""
+READ_SECONDS: Final = 1.0
+"""What is sent again after an orderly end, which the kernel makes also of a kill -9 when all had been read: then the
+last of it was in the program's hands, and not yet in its files."""
 
 SHORT: Final = 10.0
 """A connection that the server ended within so many seconds counts as refused, and the next one waits."""
@@ -143,7 +146,7 @@ class Stream:
         self._recent: deque[tuple[float, bytes]] = deque()
         """What has arrived on this connection a short while ago, and when."""
         self._again = b""
-        """What has arrived on a connection that was then reset: it goes before the next block."""
+        """What had arrived on a connection that has ended: it goes before the next block."""
         self._context()
 
     def _context(self) -> ssl.SSLContext | None:
@@ -239,13 +242,11 @@ class Stream:
         if self._link is not None:
             self._link.close()
             self._link = None
-        again = self._made
-        if not isinstance(error, Closed):
-            since = time.monotonic() - RECENT_SECONDS
-            recent = b"".join([data for when, data in self._recent if when >= since])
-            again += recent.count(b"\n")
-            # While some wait to be sent again nothing else has been delivered, so only one of the two is not empty.
-            self._again = self._again or recent
+        since = time.monotonic() - (READ_SECONDS if isinstance(error, Closed) else RECENT_SECONDS)
+        recent = b"".join([data for when, data in self._recent if when >= since])
+        # While some wait to be sent again nothing else has been delivered, so only one of the two is not empty.
+        self._again = self._again or recent
+        again = self._made + recent.count(b"\n")
         if again:
             self._host.count("sent_again", again)
         self._made = 0

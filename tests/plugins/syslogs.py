@@ -1,8 +1,14 @@
-"""Reads RFC 5424 as a receiver would: a parser of its own, written from the RFC's ABNF and not from our code."""
+"""A syslog server for the tests. It reads RFC 5424 by a parser of its own, written from the RFC's ABNF and not from our
+code."""
 
 from __future__ import annotations
 
 import re
+import socket
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Final
 
 import attrs
@@ -49,8 +55,9 @@ def parsed(message: bytes) -> Parsed:
     if marked:
         text = text.removeprefix(BOM)
         text.decode()
-    fields = (found[name] for name in ("time", "host", "app", "pid", "msgid", "data"))
-    return Parsed(pri, *fields, text, marked)
+    return Parsed(
+        pri, found["time"], found["host"], found["app"], found["pid"], found["msgid"], found["data"], text, marked
+    )
 
 
 def unframed(data: bytes) -> tuple[list[bytes], bytes]:
@@ -97,3 +104,102 @@ def joined(messages: list[Parsed]) -> list[bytes]:
     if parts:
         raise ValueError(f"{identity!r} is not whole")
     return texts
+
+
+RECEIVER: Final = """
+import os, socket, ssl, sys
+family, port, certificate, key, ca, pause, out = sys.argv[1:]
+context = None
+if certificate:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    if ca:
+        context.load_verify_locations(ca)
+        context.verify_mode = ssl.CERT_REQUIRED
+listener = socket.socket(int(family))
+listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+# What the kernel holds unread is then less than what the plugin sends again.
+listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32768)
+listener.bind(("::1" if int(family) == socket.AF_INET6 else "127.0.0.1", int(port)))
+listener.listen()
+print(listener.getsockname()[1], flush=True)
+number = 0
+import threading, time
+def serve(sock, number):
+    file = os.open(f"{out}.{number:06d}", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    try:
+        if context:
+            sock = context.wrap_socket(sock, server_side=True)
+        while data := sock.recv(int(pause) or 65536):
+            os.write(file, data)
+            if int(pause):
+                time.sleep(0.001)
+    except OSError as error:
+        print(f"connection {number}: {error}", file=sys.stderr, flush=True)
+    finally:
+        sock.close()
+        os.close(file)
+while True:
+    sock, _ = listener.accept()
+    threading.Thread(target=serve, args=(sock, number), daemon=True).start()
+    number += 1
+"""
+"""A syslog server in a process of its own: writes what it reads, one file for each connection. With `pause` it reads so
+many bytes at a time, a thousand times a second at most."""
+
+
+class Receiver:
+    """That process. It can be killed, stopped and started again on the same port."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        family: int = socket.AF_INET,
+        tls: tuple[Path, Path] | None = None,
+        ca: Path | None = None,
+    ) -> None:
+        self.folder = folder
+        self.port = 0
+        self.pause = 0
+        self._family, self._tls, self._ca = family, tls, ca
+        self._starts = 0
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Listen; returns when it does."""
+        assert self.process is None
+        self._starts += 1
+        certificate, key = self._tls or ("", "")
+        arguments = (self._family, self.port, certificate, key, self._ca or "", self.pause, self._out)
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", RECEIVER, *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        )
+        assert self.process.stdout is not None
+        self.port = int(self.process.stdout.readline())
+
+    @property
+    def _out(self) -> Path:
+        return self.folder / f"out{self._starts:03d}"
+
+    def kill(self) -> None:
+        """kill -9."""
+        if self.process is not None:
+            assert self.process.stdout is not None
+            self.process.kill()
+            self.process.wait()
+            self.process.stdout.close()
+            self.process = None
+
+    def streams(self) -> list[bytes]:
+        """What each connection has brought, in order."""
+        return [path.read_bytes() for path in sorted(self.folder.glob("out*.*"))]
+
+    def messages(self) -> list[Parsed]:
+        """All whole messages, in order."""
+        return [parsed(message) for stream in self.streams() for message in unframed(stream)[0]]
+
+
+def unrepeated(texts: Iterable[bytes]) -> list[bytes]:
+    """Each text once, where it came first."""
+    return list(dict.fromkeys(texts))
