@@ -15,7 +15,9 @@ from typing import Any, Final, TypeVar, cast
 import attrs
 
 from audisp.parse import values
+from audisp.parse.arch import machine, syscall_name
 from audisp.parse.record import Record, RecordReader, arguments
+from audisp.parse.sockaddr import SockAddr, decode
 from audisp.record import Block
 
 T = TypeVar("T")
@@ -234,6 +236,18 @@ class Event:
         record = self.subject
         return None if record is None else record.get(name)
 
+    @property
+    def syscall(self) -> str | None:
+        """The system call's name, its number where the architecture's table has none, None without a SYSCALL."""
+        record = self.first("SYSCALL")
+        if record is None:
+            return None
+        number = record.integer("syscall")
+        arch = record.fields.get("arch")
+        if number is None:
+            return record.get("syscall")
+        return (syscall_name(arch, number) if arch is not None else None) or str(number)
+
     def integer(self, field: str) -> int | None:
         """A number of the record that says who: ``pid``, ``ppid``, ``auid``, ``uid``, ``ses``, ``exit`` ..."""
         record = self.subject
@@ -284,6 +298,14 @@ class Event:
                 )
             )
         return out
+
+    @property
+    def addresses(self) -> list[SockAddr]:
+        """The SOCKADDR records' addresses."""
+        record = self.first("SYSCALL")
+        arch = None if record is None else machine(record.fields.get("arch", ""))
+        order = None if arch is None else arch.byteorder
+        return [decode(each.fields.get("saddr", ""), order) for each in self.of("SOCKADDR")]
 
     # ---- how whole it is ----
 
@@ -412,20 +434,26 @@ class Batch(Block):
         """Cut between two events so that the head has at most `limit` bytes. Either part may be None."""
         if len(self.data) <= limit:
             return self, None
-        cut = count = 0
-        for lines, _, _ in runs(self.data):
+        cut = 0
+        for lines, _, _ in _with_strays(self.data):
             if cut + len(lines) > limit:
                 break
             cut += len(lines)
-            count += 1
         if not cut:
             return None, self
-        marks = self.marks or {}
-        head = {at: flags for at, flags in marks.items() if at < count}
-        rest = {at - count: flags for at, flags in marks.items() if at >= count}
-        return self._part(self.data[:cut], head), self._part(self.data[cut:], rest)
+        return self.part(0, cut), self.part(cut, None)
 
-    def _part(self, data: bytes, marks: dict[int, int]) -> Batch:
+    def part(self, start: int, end: int | None) -> Batch:
+        """The events between two places that lie between events."""
+        data = self.data[start:end]
+        marks = None
+        if self.marks:
+            first = len(runs(self.data[:start]))
+            last = first + len(runs(data))
+            marks = {at - first: flags for at, flags in self.marks.items() if first <= at < last}
+        return self._with(data, marks)
+
+    def _with(self, data: bytes, marks: dict[int, int] | None) -> Batch:
         return Batch(
             data, data.count(b"\n"), self.source, self.arrived, self.reader, marks or None, spooled=self.spooled
         )
@@ -446,11 +474,13 @@ class Batch(Block):
                 last = events[at].same
                 if at in self.marks:
                     marks[to] = marks.get(to, 0) | self.marks[at]
-        return self._part(b"".join([events[at].raw for at in keep]), marks)
+        return self._with(b"".join([events[at].raw for at in keep]), marks)
 
 
 def as_batch(block: Block, reader: RecordReader) -> Batch:
     """A block that is a batch, or was one before it went to disk, as a batch."""
     if isinstance(block, Batch):
         return block
-    return Batch(block.data, block.records, block.source, block.arrived, reader, spooled=block.spooled)
+    batch = Batch(block.data, block.records, block.source, block.arrived, reader, spooled=block.spooled)
+    batch.own = block.own
+    return batch

@@ -1,7 +1,8 @@
 """All that a plugin author imports.
 
 A plugin package declares, through the hook `audisp_plugins`, one or more `PluginType`s. The host opens one instance
-per configured `plugins.d` file, gives it a queue of its own, and calls its deliver function with blocks. What a
+per configured `plugins.d` file, gives it a queue of its own, and calls its deliver function with blocks of records, or
+with batches of events. A module that only wants to look at events needs no more than the hook `audisp_events`. What a
 deliver function returns from is delivered; what it raises `Retry` for is offered again; what it raises `Reject` for is
 saved to a file, counted as quarantined, and not offered again.
 """
@@ -16,21 +17,33 @@ import attrs
 import pluggy
 
 from audisp.errors import AudispError, ConfigError, ParseError, PluginError
+from audisp.event import INCOMPLETE, LATE, NO_STAMP, TIMED_OUT, Batch, Event, EventId, Path
 from audisp.parse.form import binary_form, log_form, terminal_safe
+from audisp.parse.record import Record
 from audisp.parse.types import type_name, type_number
 from audisp.record import MAX_RECORD, Block, join
 
 __all__ = [
+    "INCOMPLETE",
+    "LATE",
     "MAX_RECORD",
+    "NO_STAMP",
+    "TIMED_OUT",
     "AudispError",
+    "Batch",
     "Block",
     "ConfigError",
     "Deliver",
+    "DeliverEvents",
     "Delivery",
+    "Event",
+    "EventId",
     "Host",
     "ParseError",
+    "Path",
     "PluginError",
     "PluginType",
+    "Record",
     "Reject",
     "Retry",
     "binary_form",
@@ -47,20 +60,24 @@ PROJECT: Final = "audisp"
 hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)
 
-type_of_wants = Literal["blocks"]
+Wants = Literal["blocks", "events"]
+"""blocks: the records in the order in which they arrive, at once. events: whole events, in order of completion."""
 
 
 class Retry(AudispError):
-    """Raised by deliver: the block could not be taken now; offer it again, after back-off."""
+    """Raised by deliver: the block or batch could not be taken now; offer it again, after back-off."""
 
 
 class Reject(AudispError):
-    """Raised by deliver: this block can never be taken; save it to quarantine and go on."""
+    """Raised by deliver: this block or batch can never be taken; save it to quarantine and go on."""
 
 
 Deliver = Callable[[Block], Awaitable[None]] | Callable[[Block], None]
 """Takes one block (the host merges what waits up to 256 KiB). A coroutine function runs in the trio loop and must not
 compute for long; a plain function runs in a thread that belongs to this plugin alone, and may block."""
+
+DeliverEvents = Callable[[Batch], Awaitable[None]] | Callable[[Batch], None]
+"""The same of a plugin with ``wants="events"``: takes one batch, over whose events can be iterated."""
 
 
 @attrs.frozen
@@ -70,7 +87,8 @@ class Delivery:
     All functions run where `deliver` runs (the plugin's own thread, or the trio loop), one at a time.
     """
 
-    deliver: Deliver
+    deliver: Callable[[Any], Awaitable[None]] | Callable[[Any], None]
+    """A Deliver or, of a plugin that wants events, a DeliverEvents."""
     rotate: Callable[[], None] | None = None
     """SIGUSR1, `audisp rotate`."""
     resume: Callable[[], None] | None = None
@@ -107,7 +125,7 @@ class Host(Protocol):
         """Carry out one of auditd's actions: syslog, email, exec (path), single, halt. Returns at once."""
 
 
-Open = Callable[[Any, Host], AbstractAsyncContextManager["Deliver | Delivery"]]
+Open = Callable[[Any, Host], AbstractAsyncContextManager["Deliver | DeliverEvents | Delivery"]]
 
 
 @attrs.frozen
@@ -122,7 +140,7 @@ class PluginType:
     name: str
     config: type
     open: Open
-    wants: type_of_wants = "blocks"
+    wants: Wants = "blocks"
 
 
 class Hooks:
@@ -132,5 +150,10 @@ class Hooks:
     def audisp_plugins(self) -> list[PluginType]:  # type: ignore[empty-body]
         """The plugin types this package declares."""
 
+    @hookspec
+    def audisp_events(self, events: Batch) -> None:
+        """Called with one batch of whole events after the other, in a thread of this plugin's own. To return is to have
+        taken them."""
 
-DeliverIterator = AsyncIterator[Deliver | Delivery]
+
+DeliverIterator = AsyncIterator[Deliver | DeliverEvents | Delivery]

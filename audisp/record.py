@@ -77,6 +77,10 @@ class Block:
             end = start
         return None
 
+    def first_end(self) -> int:
+        """Where the first part that is never cut ends, in bytes: a record; in a batch, an event."""
+        return self.data.find(b"\n") + 1
+
     def split(self, limit: int) -> tuple[Block | None, Block | None]:
         """Cut at a record boundary so that the head has at most `limit` bytes. Either part may be None."""
         if len(self.data) <= limit:
@@ -84,13 +88,13 @@ class Block:
         cut = self.data.rfind(b"\n", 0, limit) + 1 if limit > 0 else 0
         if not cut:
             return None, self
-        head = self.data[:cut]
-        count = head.count(b"\n")
         # A marker of the host's is a block by itself, of one record, and so never comes here.
-        return (
-            Block(head, count, self.source, self.arrived, spooled=self.spooled),
-            Block(self.data[cut:], self.records - count, self.source, self.arrived, spooled=self.spooled),
-        )
+        return self.part(0, cut), self.part(cut, None)
+
+    def part(self, start: int, end: int | None) -> Block:
+        """The records between two places that lie between records (in a batch, between events)."""
+        data = self.data[start:end]
+        return Block(data, data.count(b"\n"), self.source, self.arrived, spooled=self.spooled)
 
 
 def _split_lf(data: bytes) -> list[bytes]:

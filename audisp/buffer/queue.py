@@ -79,6 +79,8 @@ class BlockQueue:
     records: int = 0
     """Records that wait, the host's own markers not counted."""
     peak_bytes: int = 0
+    merges: bool = True
+    """Whether `pop` may join blocks. A batch keeps its events, and what others have made of them, only unjoined."""
     _blocks: deque[Block] = attrs.field(factory=deque)
 
     def __len__(self) -> int:
@@ -94,7 +96,8 @@ class BlockQueue:
     def push(self, block: Block) -> Block | None:
         """Append what fits, cut at a record boundary; return what does not.
 
-        An empty queue takes at least one record, however large, or a bound below one record would never let any pass.
+        An empty queue takes at least one record (of a batch, one event), however large, or a bound below one would
+        never let any pass.
         """
         if self.fits(block):
             self.force(block)
@@ -106,15 +109,13 @@ class BlockQueue:
 
     def _cut(self, block: Block) -> tuple[Block | None, Block | None]:
         room = self.max_bytes - self.bytes - BLOCK_OVERHEAD
-        if not self._blocks:
-            room = max(room, block.data.find(b"\n") + 1)
         if self.max_records is not None:
-            free = max(self.max_records - self.records, 0 if self._blocks else 1)
+            free = max(self.max_records - self.records, 0)
             end = 0
             for _ in range(min(free, block.records)):
                 end = block.data.find(b"\n", end) + 1
             room = min(room, end)
-        return block.split(room)
+        return block.split(room if self._blocks else max(room, block.first_end()))
 
     def _count(self, block: Block, sign: int) -> None:
         self.bytes += sign * (len(block.data) + BLOCK_OVERHEAD)
@@ -152,7 +153,7 @@ class BlockQueue:
         first = blocks.popleft()
         self._count(first, -1)
         size = len(first.data)
-        if not blocks or first.own or size + len(blocks[0].data) > merge_bytes:
+        if not self.merges or not blocks or first.own or size + len(blocks[0].data) > merge_bytes:
             return first
         taken = [first]
         while blocks and size + len(blocks[0].data) <= merge_bytes and not blocks[0].own:

@@ -1,4 +1,7 @@
-"""`audisp`: the command for people: check, status, reload, rotate, resume."""
+"""`audisp`: the command for people: cat, tail, check, status, reload, rotate, resume.
+
+What a command needs is imported when it runs: `audisp cat` in a pipe has no use for the daemon's parts.
+"""
 
 from __future__ import annotations
 
@@ -11,18 +14,22 @@ from pathlib import Path
 from typing import Final
 
 from audisp import __version__
-from audisp.cli.check import check
-from audisp.config import audispd
-from audisp.dispatch.control import ask
-from audisp.dispatch.host import settings_for
-from audisp.dispatch.plan import CONF_DIR
-from audisp.dispatch.summary import duration, ledger_table
-from audisp.errors import AudispError
+from audisp.errors import AudispError, ConfigError, ParseError
+from audisp.shapes.registry import SHAPES, make_shape
+from audisp.shapes.shape import Names, Nobody, ShapeSettings
 
 WATCH_SECONDS: Final = 1.0
 """Between two tables of `status --watch`."""
 EXIT_FAILED: Final = 1
 """No dispatcher answers."""
+EXIT_INTERRUPTED: Final = 130
+"""As a shell says of a program that Ctrl-C has ended."""
+EXIT_USAGE: Final = 2
+"""As argparse's own for arguments that make no sense."""
+CONF_DIR: Final = Path("/etc/audit")
+"""As auditd's -c."""
+RUNTIME_DIR: Final = Path("/run/audisp")
+"""As audispd.conf's default."""
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -37,6 +44,27 @@ def _parser() -> argparse.ArgumentParser:
     )
     each.add_argument("folder", nargs="?", type=Path, default=CONF_DIR, metavar="DIR", help="default /etc/audit")
     each.add_argument("-l", dest="allow_links", action="store_true", help="allow symlinks, as audispd -l does")
+    each = commands.add_parser(
+        "cat",
+        help="show recorded logs as events",
+        description="Read audit logs, plain or compressed (gzip, xz, zstd; - is standard input), put their records "
+        "together to events, and write each in one line. Give rotated logs oldest first: "
+        "audisp cat audit.log.2 audit.log.1 audit.log. Exit status: 0 there were events, 1 there were none, 2 a file "
+        "could not be read.",
+    )
+    each.add_argument("files", nargs="+", metavar="FILE")
+    _add_shape(each)
+    each.add_argument(
+        "--names", action="store_true", help="take names for ids from this host, where the records bring none along"
+    )
+    each = commands.add_parser(
+        "tail",
+        help="show events as they pass through the running audispd",
+        description="Attach to the running audispd and show events as they are completed, until Ctrl-C. When this "
+        "cannot keep up it loses the oldest, and says so in a line of its own; nobody else is held up.",
+    )
+    _add_shape(each)
+    _add_runtime(each)
     each = commands.add_parser("status", help="show sources, plugins, queues and the ledger")
     each.add_argument("--json", action="store_true", help="one JSON object, for programs")
     each.add_argument("--watch", action="store_true", help="again every second, until Ctrl-C")
@@ -55,23 +83,42 @@ def _add_runtime(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--runtime-dir",
         type=Path,
-        default=audispd.AudispdConf().runtime_dir,
+        default=RUNTIME_DIR,
         metavar="DIR",
         help="of the instance; default %(default)s",
+    )
+
+
+def _add_shape(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--shape", choices=list(SHAPES), default="text", metavar="SHAPE", help=f"{', '.join(SHAPES)}; default text"
+    )
+    parser.add_argument("--shape-version", default="", metavar="V", help="for shapes that have several")
+    parser.add_argument(
+        "--filter", metavar="EXPR", help="only events for which this is true, for example 'key i= exec && uid r= 0'"
     )
 
 
 def main(argv: list[str] | None = None) -> int:
     """Entry point."""
     given = _parser().parse_args(argv)
+    if given.command == "cat":
+        return _cat(given)
     if given.command == "check":
+        from audisp.cli.check import check
+        from audisp.dispatch.host import settings_for
+
         try:
             status = check(given.folder.absolute(), settings_for, allow_links=given.allow_links)
             sys.stdout.flush()
         except BrokenPipeError:
             return _unread()
         return status
+    from audisp.dispatch.control import ask
+
     try:
+        if given.command == "tail":
+            return _tail(given)
         if given.command == "status":
             return _status(given.runtime_dir, as_json=given.json, watch=given.watch)
         answer = ask(given.runtime_dir, given.command)
@@ -85,6 +132,58 @@ def main(argv: list[str] | None = None) -> int:
         print(f"audisp: {answer.get('error', 'refused')}", file=sys.stderr)
         return EXIT_FAILED
     return 0
+
+
+def _shape_version(given: argparse.Namespace) -> str:
+    """Raises ConfigError for a version that the shape has not."""
+    version: str = given.shape_version
+    if version and version not in SHAPES[given.shape]:
+        there = ", ".join(SHAPES[given.shape]) or "no versions"
+        raise ConfigError(f"--shape-version {version}: {given.shape} has {there}")
+    return version
+
+
+def _cat(given: argparse.Namespace) -> int:
+    from audisp.cli.cat import cat
+
+    pick = None
+    try:
+        settings = ShapeSettings(version=_shape_version(given), names=_host_names() if given.names else Nobody())
+        if given.filter is not None:
+            from audisp.parse.filter import Selection, compile_filter
+
+            pick = Selection((compile_filter(given.filter),), ()).select
+    except (ConfigError, ParseError) as error:
+        print(f"audisp: {error}", file=sys.stderr)
+        return EXIT_USAGE
+    shape = make_shape(given.shape, settings)
+    try:
+        return cat(given.files, shape, head=getattr(shape, "head", b""), pick=pick)
+    except BrokenPipeError:
+        return _unread()
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+
+
+def _host_names() -> Names:
+    from audisp.enrich.names import UserNames
+
+    return UserNames()
+
+
+def _tail(given: argparse.Namespace) -> int:
+    """Raises OSError or AudispError if the dispatcher cannot be reached, or refuses."""
+    from audisp.cli.tail import tail
+
+    request = {"shape": given.shape, "shape_version": _shape_version(given)}
+    if given.filter is not None:
+        request["filter"] = given.filter
+    try:
+        return tail(given.runtime_dir, request)
+    except BrokenPipeError:
+        return _unread()
+    except KeyboardInterrupt:
+        return 0
 
 
 def _unreachable(folder: Path, error: OSError) -> str:
@@ -105,6 +204,9 @@ def _unread() -> int:
 
 
 def _status(folder: Path, *, as_json: bool, watch: bool) -> int:
+    from audisp.dispatch.control import ask
+    from audisp.dispatch.summary import duration, ledger_table
+
     try:
         while True:
             snapshot = ask(folder, "status")

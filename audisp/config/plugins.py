@@ -29,9 +29,11 @@ from audisp.config.files import (
     read_checked,
 )
 from audisp.config.grammar import ConfigErrors, Setting, nearest, parse, shown
-from audisp.config.schema import build, key, keys, located, number, one, unknown
+from audisp.config.schema import build, choice, key, keys, located, number, one, unknown
 from audisp.config.values import capabilities, size
-from audisp.errors import ConfigError, PluginError
+from audisp.errors import ConfigError, ParseError, PluginError
+from audisp.parse.filter import compile_filter
+from audisp.shapes.registry import SHAPES
 
 T = TypeVar("T")
 
@@ -71,8 +73,15 @@ def _user(words: tuple[str, ...]) -> str:
     return word
 
 
-def _event_model(_words: tuple[str, ...]) -> None:
-    raise ValueError("needs the event model, which is not there yet: take this line out")
+def _filter(text: str) -> None:
+    try:
+        compile_filter(text)
+    except ParseError as error:
+        raise ValueError(str(error)) from None
+
+
+def _shape(words: tuple[str, ...]) -> str:
+    return choice(one(words), tuple(SHAPES))
 
 
 def _isolation(words: tuple[str, ...]) -> str:
@@ -95,9 +104,12 @@ class HostKeys:
     queue_records: int | None = key(None, min=1)
     spill_bytes: int | None = key(None, read=functools.partial(size, low=1 << 20))
     spill_min_free: int | None = key(None, read=functools.partial(size))
-    filter_keep: tuple[str, ...] = key((), repeat=True, rest=True, read=_event_model)
-    filter_drop: tuple[str, ...] = key((), repeat=True, rest=True, read=_event_model)
-    shape: str | None = key(None, read=_event_model)
+    filter_keep: tuple[str, ...] = key((), repeat=True, rest=True, check=_filter)
+    """Expressions (ausearch-expression(5)); of events for which none is true the plugin gets nothing."""
+    filter_drop: tuple[str, ...] = key((), repeat=True, rest=True, check=_filter)
+    """Events for which one of these is true are left out, whatever filter_keep says."""
+    shape: str | None = key(None, read=_shape)
+    shape_version: str | None = None
     isolation: Literal["none"] = key("none", read=_isolation)
     user: str | None = key(None, read=_user)
     capabilities: tuple[str, ...] | None = key(None, read=capabilities)
@@ -113,6 +125,13 @@ class HostKeys:
             raise ConfigError(
                 f"{self.restart_delay_max:g} is below restart_delay ({self.restart_delay:g})", key="restart_delay_max"
             )
+        if self.shape_version is not None:
+            if self.shape is None:
+                raise ConfigError("is of no use without shape", key="shape_version")
+            versions = SHAPES[self.shape]
+            if self.shape_version not in versions:
+                there = f"{self.shape} has {', '.join(versions)}" if versions else f"{self.shape} has no versions"
+                raise ConfigError(f"{shown(self.shape_version)} is none: {there}", key="shape_version")
 
 
 HOST_KEYS: Final = tuple(keys(HostKeys))

@@ -5,7 +5,7 @@ tuple[str, ...] (words), Literal of words (case does not matter, the class's spe
 `| None`. A field without default is mandatory. A later occurrence of a key replaces an earlier one, as in auditd.
 
 Field metadata (all optional, see `key`): min, max (inclusive, int and float), repeat (a tuple[str, ...] field collects
-every occurrence, one item per line), rest (a str takes the rest of the line), read (own reader: words -> value, raises
+every occurrence, one item per line), rest (a str takes the rest of the line), check (of a rest: raises ValueError), read (own reader: words -> value, raises
 ValueError with a message), name (the key, where it is not the field's name), show (text of the range in messages).
 """
 
@@ -42,9 +42,10 @@ def key(
     rest: bool = False,
     read: Reader | None = None,
     name: str | None = None,
+    check: Callable[[str], None] | None = None,
 ) -> Any:
     """An attrs field that is a key of a file, with its limits. Plain attrs fields work too."""
-    given = {"min": min, "max": max, "repeat": repeat, "rest": rest, "read": read, "name": name}
+    given = {"min": min, "max": max, "repeat": repeat, "rest": rest, "read": read, "name": name, "check": check}
     return attrs.field(default=default, metadata={word: value for word, value in given.items() if value})
 
 
@@ -139,6 +140,9 @@ def _value(field: attrs.Attribute[Any], setting: Setting) -> Any:
         return read(setting.words)
     kind = _bare(field.type)
     if field.metadata.get("rest") or (field.metadata.get("repeat") and len(setting.words) > 1):
+        check: Callable[[str], None] | None = field.metadata.get("check")
+        if check is not None:
+            check(setting.text)
         return setting.text
     if get_origin(kind) is tuple:
         return setting.words[0] if field.metadata.get("repeat") else setting.words

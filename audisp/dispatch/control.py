@@ -7,13 +7,14 @@ import os
 import socket
 import stat
 import struct
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from io import BufferedReader
 from pathlib import Path
 from typing import Any, Final
 
 import trio
 
-from audisp.errors import SourceError
+from audisp.errors import AudispError, SourceError
 
 NAME: Final = "control.sock"
 MODE: Final = 0o600
@@ -30,10 +31,14 @@ ACCEPT_PAUSE: Final = 0.1
 """Seconds before the next client is accepted after an error."""
 
 Answer = Callable[[dict[str, Any]], dict[str, Any]]
+Stream = Callable[[trio.socket.SocketType, dict[str, Any]], Awaitable[None]]
+"""Takes a connection over for what it asked. Raises AudispError, with nothing sent, for what cannot be met."""
+STREAMS: Final = frozenset({"tail"})
+"""Requests that take a connection over."""
 
 
 async def serve_control(
-    folder: Path, answer: Answer, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    folder: Path, answer: Answer, stream: Stream | None = None, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
 ) -> None:
     """Listen until cancelled. Raises SourceError if the socket cannot be made. Call under the instance's lock: a socket
     file that lies there is a dead instance's."""
@@ -51,7 +56,7 @@ async def serve_control(
             while True:
                 await places.acquire_on_behalf_of(token := object())
                 client = await _accept(listener)
-                nursery.start_soon(_serve_client, client, answer, places, token)
+                nursery.start_soon(_serve_client, client, answer, stream, places, token)
     finally:
         listener.close()
         path.unlink(missing_ok=True)
@@ -89,7 +94,7 @@ def _allowed(client: trio.socket.SocketType | socket.socket) -> bool:
 
 
 async def _serve_client(
-    client: trio.socket.SocketType, answer: Answer, places: trio.CapacityLimiter, token: object
+    client: trio.socket.SocketType, answer: Answer, stream: Stream | None, places: trio.CapacityLimiter, token: object
 ) -> None:
     try:
         with client:
@@ -106,42 +111,71 @@ async def _serve_client(
                     return
                 while b"\n" in pending:
                     line, pending = pending.split(b"\n", 1)
+                    request = _request(line)
+                    if stream is not None and isinstance(request, dict) and request.get("op") in STREAMS:
+                        await _serve_stream(client, request, stream)
+                        return
                     with trio.fail_after(IDLE_SECONDS):
-                        await _send(client, _reply(line, answer))
+                        await send_all(client, _reply(request, answer))
     except (OSError, trio.TooSlowError):
         return  # the client's loss, and it knows
     finally:
         places.release_on_behalf_of(token)
 
 
-def _reply(line: bytes, answer: Answer) -> bytes:
+def _request(line: bytes) -> dict[str, Any] | str:
+    """The request of a line, or what is wrong with it."""
     try:
         request = json.loads(line)
-        if not isinstance(request, dict):
-            raise ValueError("a request is a JSON object")
-        found = answer(request)
     except (ValueError, RecursionError) as error:
-        found = {"error": str(error)}
+        return str(error)
+    return request if isinstance(request, dict) else "a request is a JSON object"
+
+
+def _reply(request: dict[str, Any] | str, answer: Answer) -> bytes:
+    found = {"error": request} if isinstance(request, str) else answer(request)
     return json.dumps(found).encode() + b"\n"
 
 
-async def _send(client: trio.socket.SocketType, data: bytes) -> None:
+async def _serve_stream(client: trio.socket.SocketType, request: dict[str, Any], stream: Stream) -> None:
+    try:
+        await stream(client, request)
+    except AudispError as error:
+        await send_all(client, json.dumps({"error": str(error)}).encode() + b"\n")
+
+
+async def send_all(client: trio.socket.SocketType, data: bytes) -> None:
+    """All of it. Raises OSError."""
     view = memoryview(data)
     while view:
         sent = await client.send(view)
         view = view[sent:]
 
 
-def ask(folder: Path, operation: str, seconds: float = 5.0) -> dict[str, Any]:
+def ask(folder: Path, operation: str, seconds: float = 5.0, **more: Any) -> dict[str, Any]:
     """One request from another process. Raises OSError if nobody listens, SourceError for an answer that is none."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+    with connect(folder, seconds) as sock, sock.makefile("rb") as file:
+        sock.sendall(json.dumps({"op": operation, **more}).encode() + b"\n")
+        return read_answer(file)
+
+
+def connect(folder: Path, seconds: float) -> socket.socket:
+    """A connection to the dispatcher of that runtime_dir. Raises OSError, or SourceError if it is somebody else's."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
         sock.settimeout(seconds)
         sock.connect(str(folder / NAME))
         if not _allowed(sock):
             raise SourceError(f"{folder / NAME} is served by another user, who could answer anything")
-        sock.sendall(json.dumps({"op": operation}).encode() + b"\n")
-        with sock.makefile("rb") as file:
-            line = file.readline(MAX_ANSWER)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def read_answer(file: BufferedReader) -> dict[str, Any]:
+    """One answer. Raises SourceError for one that is none."""
+    line = file.readline(MAX_ANSWER)
     try:
         found = json.loads(line)
     except ValueError as error:

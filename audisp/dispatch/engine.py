@@ -35,8 +35,12 @@ from audisp.dispatch.plan import Plan, load
 from audisp.dispatch.roster import Roster
 from audisp.dispatch.router import Router, SourceRoute
 from audisp.dispatch.runner import Say
+from audisp.dispatch.shaping import Shaping
+from audisp.dispatch.tail import serve_tail
 from audisp.dispatch.watchdog import watch_loop
 from audisp.errors import ConfigError, SourceError, StoreError
+from audisp.shapes.registry import make_shape
+from audisp.shapes.shape import Names, Nobody, Shape, ShapeSettings
 from audisp.sources.contract import Source, SourceBooks
 from audisp.sources.netlink import NetlinkSource
 
@@ -44,6 +48,21 @@ TICK: Final = 1.0
 """Seconds between two writings of the books, and two looks at everything that nobody tells us."""
 SOURCE_RETRY: Final = 1.0
 """Seconds before a live source that failed is opened again."""
+
+
+@attrs.define
+class OpenedOnce:
+    """A source that is opened again tells the engine's start nothing new."""
+
+    status: trio.TaskStatus[None]
+    opened: bool = False
+
+    def started(self, value: None = None) -> None:
+        """See trio.TaskStatus."""
+        if not self.opened:
+            self.opened = True
+            self.status.started()
+
 
 Command = Literal["stop", "reload", "rotate", "resume", "state"]
 
@@ -63,6 +82,9 @@ class Engine:
     internal_books: SourceBooks = attrs.field(factory=lambda: SourceBooks("internal", "live"))
     roster: Roster = attrs.field(init=False)
     own: OwnActivity = attrs.field(init=False)
+    shaping: Shaping = attrs.field(init=False)
+    names: Names = attrs.field(factory=Nobody)
+    """Of this host's accounts."""
     previous: ledger.Previous = ledger.NOTHING
     problem: str | None = None
     """Why the engine ended by itself, if it did so because of an error."""
@@ -77,11 +99,13 @@ class Engine:
 
     def __attrs_post_init__(self) -> None:
         self.internal = Internal(self.plan.node)
+        self.router.timeout = self.plan.auditd.end_of_event_timeout
         self.own = OwnActivity(self.say, self.plan.own.own_activity_warn)
         # As many as there are commands, so that sending never has to wait.
         self._send, self._receive = trio.open_memory_channel(len(get_args(Command)))
         found = {name: self.previous.crash(name) for name in self.previous.plugins}
         self.crashes = {name: crash for name, crash in found.items() if crash is not None}
+        self.shaping = Shaping(self.router.reader, self._make_shape)
         self.roster = Roster(
             self.plan,
             self.router,
@@ -89,6 +113,7 @@ class Engine:
             self.say,
             self._act,
             self.log_settings,
+            self.shaping,
             crashes=dict(self.crashes),
         )
 
@@ -102,7 +127,7 @@ class Engine:
         async with trio.open_nursery() as health:
             health.start_soon(watch_loop, self.roster.owner_of, self.say)
             if self.plan.own.control:
-                await health.start(serve_control, self.plan.own.runtime_dir, self.answer)
+                await health.start(serve_control, self.plan.own.runtime_dir, self.answer, self.stream)
             async with trio.open_nursery() as plugins:
                 with self._starting:
                     await self.roster.start(plugins, self.roster.wanted(self.plan))
@@ -132,6 +157,9 @@ class Engine:
             deadline = trio.current_time() + self.plan.own.drain_timeout
             sources.cancel_scope.cancel()
             health.start_soon(self._force, deadline)
+        with trio.move_on_at(deadline):
+            for route in self.routes.values():
+                await route.flush()
         self._emit(DAEMON_END, daemon_fields("terminate", self.plan, who))
         await self.roster.stop(deadline)
 
@@ -142,35 +170,34 @@ class Engine:
     async def _serve(self, source: Source, *, task_status: trio.TaskStatus[None]) -> None:
         """Run one source to its end. One that fails while others run is reported, and a live one tried again."""
         route = self.router.route(
+            source.name,
             replay=source.kind == "replay",
             watch=None if source.kind == "replay" or source.name == "netlink" else self.own.see,
         )
         self.routes[source.name] = route
-        opened = False
-
-        class Status:
-            def started(self, value: None = None) -> None:
-                nonlocal opened
-                if not opened:
-                    opened = True
-                    task_status.started()
-
-        while True:
-            try:
-                await source.run(route, task_status=Status())
-                break
-            except (SourceError, OSError) as error:
-                self.say("error", f"source {source.name}: {error}", limit=f"source-{source.name}")
-                if not opened:
-                    raise
-                if isinstance(source, NetlinkSource) or source.kind == "replay":
-                    self.problem = f"source {source.name}: {error}"
-                    break
-            await trio.sleep(SOURCE_RETRY)
+        async with trio.open_nursery() as beside:
+            beside.start_soon(route.keep_time)
+            await self._run_source(source, route, OpenedOnce(task_status))
+            beside.cancel_scope.cancel()
+        await route.flush()
         source.books.detail["ended"] = "yes"
         if all(each.books.detail.get("ended") for each in self.sources):
             # No source is left that could bring anything.
             self.ask("stop")
+
+    async def _run_source(self, source: Source, route: SourceRoute, status: OpenedOnce) -> None:
+        while True:
+            try:
+                await source.run(route, task_status=status)
+                return
+            except (SourceError, OSError) as error:
+                self.say("error", f"source {source.name}: {error}", limit=f"source-{source.name}")
+                if not status.opened:
+                    raise
+                if isinstance(source, NetlinkSource) or source.kind == "replay":
+                    self.problem = f"source {source.name}: {error}"
+                    return
+            await trio.sleep(SOURCE_RETRY)
 
     # ---- commands ----
 
@@ -230,9 +257,15 @@ class Engine:
         )
         done = await self.roster.reload(plugins, plan)
         self.plan = plan
+        self.router.timeout = plan.auditd.end_of_event_timeout
         self.own.warn_percent = plan.own.own_activity_warn
         self.say("notice", f"reload: {', '.join(done) or 'nothing had changed'}")
         self._emit(DAEMON_CONFIG, daemon_fields("reconfigure state=changed", self.plan, who))
+
+    def _make_shape(self, name: str, version: str) -> Shape:
+        node = self.plan.node
+        host = node.decode("ascii") if node is not None else os.uname().nodename
+        return make_shape(name, ShapeSettings(version=version, names=self.names, host=host))
 
     def _emit(self, type_: int, fields: str) -> None:
         block = self.internal.record(type_, fields)
@@ -331,6 +364,12 @@ class Engine:
                 held = chain(entry.runner.holding(), intake.queue, intake.staged)
                 first = first_serial(block for block in held if not block.spooled)  # those are on disk as well
                 first = first if first is not None else seen + 1 if seen else None
+        if entry.wanted is not None:
+            # What waits for the end of its event has been offered to nobody yet.
+            waiting += sum(route.stage.open_records for route in self.routes.values())
+            if first is not None:
+                unfinished = [route.stage.first_serial() for route in self.routes.values()]
+                first = min([first, *(serial for serial in unfinished if serial is not None)])
         crash = Crash(max(waiting, 0), first)
         untold = self.roster.untold(name)
         if untold is not None:
@@ -385,6 +424,7 @@ class Engine:
             "uptime_seconds": round(time.time() - self.started, 1),
             "sources": sources,
             "plugins": plugins,
+            "assembly": {name: route.stage.view() for name, route in self.routes.items()} if self.router.wanted else {},
             "kernel": attrs.asdict(kernel) if kernel is not None else None,
             "own_activity": {"records": self.own.ours, "of": self.own.total, "percent": round(self.own.share(), 1)},
             "lost_in_crash": {name: attrs.asdict(crash) for name, crash in self.crashes.items()},
@@ -399,6 +439,10 @@ class Engine:
             self.ask(operation)
             return {"ok": True}
         return {"error": f"unknown request {str(operation)[:40]!r}; there are status, reload, rotate, resume, stop"}
+
+    async def stream(self, client: trio.socket.SocketType, request: dict[str, Any]) -> None:
+        """The control socket's requests that take their connection over."""
+        await serve_tail(client, request, self.roster)
 
     def write_state(self) -> None:
         """The state file: upstream's lines, then ours."""

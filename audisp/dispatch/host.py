@@ -10,12 +10,13 @@ import difflib
 import importlib.util
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from importlib.machinery import SourceFileLoader
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import CodeType
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import attrs
 import pluggy
@@ -23,7 +24,7 @@ import pluggy
 from audisp.config.files import check_folders
 from audisp.dispatch.runner import FOREIGN, Say
 from audisp.errors import AudispError, PluginError
-from audisp.plugin import PROJECT, Hooks, PluginType
+from audisp.plugin import PROJECT, Batch, DeliverEvents, Hooks, Host, PluginType
 
 GROUP: Final = "audisp.plugins"
 """Entry point group in which a package names its plugins."""
@@ -49,19 +50,37 @@ def load_type(name: str) -> PluginType:
     try:
         manager.register(module)
         declared: list[PluginType] = [each for found in manager.hook.audisp_plugins() for each in found]
+        if not declared:
+            functions = [each.function for each in manager.hook.audisp_events.get_hookimpls()]
+            declared = [_one_function(name, cast("Callable[[Batch], None]", each)) for each in functions]
     except AudispError:
         raise
     except FOREIGN as error:
         # Foreign code: whatever it raises is that plugin's failure to load.
         raise PluginError(f"plugin {name}: {type(error).__name__}: {error}") from error
     if not declared:
-        raise PluginError(f"plugin {name}: declares no plugin type (a hookimpl named audisp_plugins)")
+        raise PluginError(f"plugin {name}: declares nothing: a hookimpl named audisp_plugins or audisp_events")
     for each in declared:
         if each.name == name:
             return each
     if len(declared) == 1:
         return declared[0]
     raise PluginError(f"plugin {name}: declares {', '.join(each.name for each in declared)}, none of that name")
+
+
+@attrs.frozen
+class NoSettings:
+    """The settings of a plugin that is one function: it has no keys of its own."""
+
+
+def _one_function(name: str, function: Callable[[Batch], None]) -> PluginType:
+    """A module whose `audisp_events` is all there is, as a declared plugin."""
+
+    @asynccontextmanager
+    async def open_function(_settings: NoSettings, _host: Host) -> AsyncIterator[DeliverEvents]:
+        yield function
+
+    return PluginType(name, NoSettings, open_function, wants="events")
 
 
 def _load_installed(name: str) -> object:

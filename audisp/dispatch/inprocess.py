@@ -47,6 +47,11 @@ this pause between two of them, a plugin that counts bytes took 225 to 255 thous
 no pause."""
 
 
+def as_it_is(block: Block) -> Block:
+    """The form of a plugin that takes blocks."""
+    return block
+
+
 def _worth_gathering(block: Block) -> bool:
     """Much came at once, and not so much that a merge is full, which would mean that the plugin is behind."""
     return block.records >= GATHER_RECORDS and len(block.data) < MERGE_BYTES // 2
@@ -78,6 +83,8 @@ class InProcessRunner:
     host: Host
     quarantine_dir: Path
     deliver_timeout: float
+    form: Callable[[Block], Block | None] = as_it_is
+    """What the plugin is given of a block: the block, its events, its text in a shape; None for nothing to give."""
 
     state: str = "starting"
     opened: trio.Event = attrs.field(factory=trio.Event)
@@ -190,7 +197,8 @@ class InProcessRunner:
             self._delivering_since = time.monotonic()
             error: BaseException | None = None
             try:
-                if inspect.isawaitable(deliver(block)):
+                given = self.form(block)
+                if given is not None and inspect.isawaitable(deliver(given)):
                     raise TypeError("deliver returned something to be awaited: make it a coroutine function")
             except FOREIGN as raised:
                 error = raised
@@ -298,8 +306,10 @@ class InProcessRunner:
             self._delivering_since = time.monotonic()
             error: BaseException | None = None
             try:
+                given = self.form(block)
                 with trio.move_on_after(self.deliver_timeout) as scope:
-                    await deliver(block)
+                    if given is not None:
+                        await deliver(given)
                 if scope.cancelled_caught:
                     self.say("warning", f"plugin {self.name}: no answer in {self.deliver_timeout:g} s; offered again")
                     error = Retry()

@@ -169,6 +169,18 @@ class Intake:
             self._lose(rest, "overflow")
             return None
 
+    def filter_out(self, records: int) -> None:
+        """Enter records that the plugin's filter does not let through: offered, and not wanted."""
+        with self.lock:
+            self.offered += records
+            self.filtered += records
+
+    def lose(self, block: Block, reason: str) -> None:
+        """Enter what was never offered as offered and lost."""
+        with self.lock:
+            self.offered += block.records
+            self._lose(block, reason)
+
     def _drop_oldest(self, block: Block) -> Block:
         """Make room for the block at the cost of what waits longest; returns what of it is to be taken."""
         for old in self.queue.make_room(block):

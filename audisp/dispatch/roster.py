@@ -22,16 +22,20 @@ from audisp.dispatch.child import ChildRunner
 from audisp.dispatch.crash import Crash
 from audisp.dispatch.folder import make_folder
 from audisp.dispatch.host import PluginHost, load_type
-from audisp.dispatch.inprocess import InProcessRunner
+from audisp.dispatch.inprocess import InProcessRunner, as_it_is
 from audisp.dispatch.intake import Intake, Policy
 from audisp.dispatch.internal import DAEMON_ERR, Internal
 from audisp.dispatch.plan import LOG, Plan
 from audisp.dispatch.restart import Restarts
 from audisp.dispatch.router import Router
 from audisp.dispatch.runner import Runner, Say
+from audisp.dispatch.shaping import Shaping, SharedShape
 from audisp.dispatch.spill import SpillTask, open_spill
+from audisp.dispatch.stage import Wanted
 from audisp.errors import AudispError, PluginError, StoreError
+from audisp.parse.filter import Selection, compile_filter
 from audisp.plugin import PluginType
+from audisp.record import Block
 
 RELOAD_SECONDS: Final = 5.0
 """What a plugin that is removed by a reload may take to read what it has been sent."""
@@ -41,8 +45,19 @@ OPEN_REQUIRED: Final = 60.0
 """The same for a required plugin, without which the stream is not started."""
 STDOUT: Final = "stdout"
 """The plugin that -f implies."""
+RAW: Final = "raw"
+"""The shape that is none."""
 SPILL_FACTOR: Final = 10
 """A spill may hold this many times the queue's bytes unless `spill_bytes` says otherwise."""
+
+
+Made = tuple[PluginType, Any]
+"""A plugin's type, and its settings."""
+
+
+def _shaped(conf: PluginConf) -> bool:
+    """Whether the plugin gets anything but records as they are."""
+    return conf.shape is not None and conf.shape != RAW
 
 
 @attrs.define(eq=False)
@@ -54,6 +69,10 @@ class Entry:
     intake: Intake
     runner: Runner
     action: str
+    wanted: Wanted | None = None
+    """Of a plugin that wants events, or a shape, or has a filter."""
+    attached: bool = False
+    """It comes from no file, and goes with whoever attached it."""
     spill: SpillTask | None = None
     reported: dict[str, int] = attrs.field(factory=dict)
 
@@ -70,9 +89,12 @@ class Roster:
     """Carry out an action: (action, message, program)."""
     log_settings: Callable[[PluginType, PluginConf | None], Any]
     """Makes the log plugin's settings out of auditd.conf and, if there is one, its own file."""
+    shaping: Shaping
     crashes: dict[str, Crash] = attrs.field(factory=dict)
     """By plugin, what the run before may have lost, as long as the plugin has not been told."""
     entries: dict[str, Entry] = attrs.field(factory=dict)
+    _selections: dict[tuple[tuple[str, ...], tuple[str, ...]], Selection] = attrs.field(factory=dict)
+    """By the texts of filter_keep and filter_drop: those who want the same share its verdicts."""
 
     # ---- what is wanted ----
 
@@ -120,11 +142,35 @@ class Roster:
         made = self._make_type(conf)
         intake = self._make_intake(conf)
         runner = self._make_runner(conf, intake, made)
-        entry = self.entries[conf.name] = Entry(conf, self._key(conf), intake, runner, self._action(conf))
+        entry = self.entries[conf.name] = Entry(
+            conf, self._key(conf), intake, runner, self._action(conf), self._wanted(conf, intake, made)
+        )
         self._book_crash(conf.name, intake)
         await self._spill_if_wanted(nursery, entry)
         nursery.start_soon(runner.run)
         self._publish()
+
+    async def attach(self, nursery: trio.Nursery, conf: PluginConf, type_: PluginType, settings: Any) -> None:
+        """Feed a plugin that no file configures, until `detach`. Raises AudispError."""
+        made = (type_, settings)
+        intake = self._make_intake(conf)
+        wanted = self._wanted(conf, intake, made)
+        runner = self._make_runner(conf, intake, made)
+        self.entries[conf.name] = Entry(conf, None, intake, runner, self._action(conf), wanted, attached=True)
+        nursery.start_soon(runner.run)
+        self._publish()
+
+    async def detach(self, name: str) -> None:
+        """Let it go, with what waits for it."""
+        entry = self.entries.pop(name)
+        self._publish()
+        await entry.runner.stop(trio.current_time())
+        entry.intake.abandon("removed")
+        self._forget_selections()
+
+    def _forget_selections(self) -> None:
+        used = {each.wanted.selection for each in self.entries.values() if each.wanted is not None}
+        self._selections = {key: each for key, each in self._selections.items() if each in used}
 
     async def _opened(self, entry: Entry, *, fatal: bool = False) -> None:
         """Wait until an in-process plugin has been opened, or has failed once, or takes too long. fatal: raises
@@ -143,15 +189,33 @@ class Roster:
             raise PluginError(f"plugin {entry.conf.name}: {problem}")
 
     def _publish(self) -> None:
-        self.router.intakes = tuple(entry.intake for entry in self.entries.values())
+        entries = self.entries.values()
+        self.router.intakes = tuple(entry.intake for entry in entries if entry.wanted is None)
+        self.router.wanted = tuple(entry.wanted for entry in entries if entry.wanted is not None)
 
-    def _make_type(self, conf: PluginConf) -> tuple[PluginType, Any] | None:
+    def _make_type(self, conf: PluginConf) -> Made | None:
         if conf.plugin is None:
             return None
         type_ = load_type(conf.plugin)
         if conf.name == LOG and self.plan.writes_log:
             return type_, self.log_settings(type_, conf if conf.settings else None)
         return type_, settings_of(conf, type_.config)
+
+    def _wanted(self, conf: PluginConf, intake: Intake, made: Made | None) -> Wanted | None:
+        """How the plugin is fed: None for blocks as they come. Sets whether its queue joins what waits."""
+        selection = self._selection(conf)
+        by_event = _shaped(conf) or (made is not None and made[0].wants == "events")
+        intake.queue.merges = not by_event
+        return Wanted(intake, selection) if by_event or selection is not None else None
+
+    def _selection(self, conf: PluginConf) -> Selection | None:
+        key = (conf.filter_keep, conf.filter_drop)
+        if key == ((), ()):
+            return None
+        if key not in self._selections:
+            compiled = [tuple(compile_filter(text) for text in texts) for texts in key]
+            self._selections[key] = Selection(*compiled)
+        return self._selections[key]
 
     def _required(self, conf: PluginConf) -> bool:
         if conf.required is not None:
@@ -193,11 +257,13 @@ class Roster:
 
         return overflowed
 
-    def _make_runner(self, conf: PluginConf, intake: Intake, made: tuple[PluginType, Any] | None) -> Runner:
+    def _make_runner(self, conf: PluginConf, intake: Intake, made: Made | None) -> Runner:
         limit = self.plan.auditd.max_restarts if conf.max_restarts is None else conf.max_restarts
         restarts = Restarts(limit, conf.restart_delay, conf.restart_delay_max)
+        shape = self.shaping.shared(conf.shape, conf.shape_version or "") if _shaped(conf) and conf.shape else None
         if made is None:
-            return ChildRunner(conf, intake, restarts, self.say, stdout_inherit=self.plan.options.foreground)
+            inherit = self.plan.options.foreground
+            return ChildRunner(conf, intake, restarts, self.say, stdout_inherit=inherit, form=shape)
         type_, settings = made
         host = PluginHost(
             name=conf.name,
@@ -218,7 +284,17 @@ class Roster:
             host,
             self.plan.own.runtime_dir / "quarantine",
             conf.deliver_timeout,
+            form=self._form(conf, type_, shape),
         )
+
+    def _form(
+        self, conf: PluginConf, type_: PluginType, shape: SharedShape | None
+    ) -> Callable[[Block], Block | None]:
+        if type_.wants == "events":
+            if shape is not None:
+                raise PluginError(f"plugin {conf.name}: wants events, so it cannot be given a shape: take shape out")
+            return self.shaping.as_events
+        return as_it_is if shape is None else self.shaping.as_text(shape)
 
     def _emit(self, emitter: Intake, type_: int, text: str) -> None:
         self.router.send_own(self.internal.record(type_, text), emitter)
@@ -291,7 +367,7 @@ class Roster:
         # Side by side: one that does not want to end must not keep the others from being fed.
         async with trio.open_nursery() as changes:
             for name in list(self.entries):
-                if name not in wanted and name not in bad and not blind:
+                if name not in wanted and name not in bad and not blind and not self.entries[name].attached:
                     changes.start_soon(change, name, partial(self._remove, name))
             for name, conf in wanted.items():
                 entry_now = self.entries.get(name)
@@ -302,6 +378,7 @@ class Roster:
                 elif entry_now.intake.refusing == "suspended":
                     entry_now.intake.resume()
                     done[name] = "resumed"
+        self._forget_selections()
         return [f"{name} {what}" for name, what in sorted(done.items())]
 
     async def _add(self, nursery: trio.Nursery, conf: PluginConf) -> str:
@@ -316,6 +393,8 @@ class Roster:
         await entry.runner.stop(trio.current_time())
         intake = entry.intake
         entry.conf, entry.key, entry.action = conf, self._key(conf), self._action(conf)
+        entry.wanted = self._wanted(conf, intake, made)
+        self._publish()
         with intake.lock:
             intake.direct = None
             intake.policy = self._policy(conf)

@@ -11,12 +11,15 @@ import fcntl
 import socket
 import struct
 import termios
+from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Iterator
 from typing import Final
 
 import attrs
 
+from audisp.dispatch.shaping import Rendering
+from audisp.event import runs
 from audisp.parse.form import binary_form
 from audisp.record import Block
 
@@ -39,14 +42,17 @@ class Read:
 
 
 class _Sent:
-    """A block handed to the kernel, at least in part: its wire form, and where in the stream of bytes it ends."""
+    """A block handed to the kernel, at least in part: its wire form, and where in the stream of bytes it ends.
 
-    __slots__ = ("block", "data", "end")
+    ends: of a shape, where each event's text ends in `data`."""
 
-    def __init__(self, block: Block, data: bytes, end: int) -> None:
+    __slots__ = ("block", "data", "end", "ends")
+
+    def __init__(self, block: Block, data: bytes, end: int, ends: list[int] | None = None) -> None:
         self.block = block
         self.data = data
         self.end = end
+        self.ends = ends
 
 
 class Channel:
@@ -79,14 +85,19 @@ class Channel:
             self.refused = not self.ended
             return 0
 
-    def push(self, block: Block) -> bool:
-        """Hand over a block. False if the socket took nothing of it: then it is not ours. See `unsent` for the rest."""
-        data = binary_form(block.data) if self.binary else block.data
-        sent = self._send(data)
-        if not sent:
+    def push(self, block: Block, rendering: Rendering | None = None) -> bool:
+        """Hand over a block, as it is or as its rendering in a shape. False if the socket took nothing of it: then it
+        is not ours. See `unsent` for the rest."""
+        ends = None
+        if rendering is not None:
+            data, ends = rendering.data, rendering.ends
+        else:
+            data = binary_form(block.data) if self.binary else block.data
+        sent = self._send(data) if data else 0
+        if data and not sent:
             return False
         self._end += len(data)
-        self._list.append(_Sent(block, data, self._end))
+        self._list.append(_Sent(block, data, self._end, ends))
         self.unsent = len(data) - sent
         return True
 
@@ -154,15 +165,18 @@ class Channel:
             return
         # A marker is a block of one record, which is not read in part; so what is left is the stream's.
         done.append(Read(records, 0, block.arrived, block.spooled))
-        sent.block = Block(
-            block.data[start:], block.records - records, block.source, block.arrived, spooled=block.spooled
-        )
-        sent.data = sent.data[cut:] if self.binary else sent.block.data
+        sent.block = block.part(start, None)
+        if sent.ends is not None:
+            gone = len(sent.ends) - len(runs(sent.block.data))
+            sent.ends = [end - cut for end in sent.ends[gone:]]
+        sent.data = sent.block.data if not self.binary and sent.ends is None else sent.data[cut:]
 
     def _boundary(self, sent: _Sent, offset: int, *, beyond: bool = False) -> tuple[int, int, int]:
         """The last record's end at or before `offset`, or with beyond the first at or after it: records up to there,
         bytes in wire form, bytes in string form."""
         data = sent.data
+        if sent.ends is not None:
+            return _events_up_to(sent.block, sent.ends, offset, beyond)
         if not self.binary:
             cut = data.rfind(b"\n", 0, offset) + 1
             if beyond and cut < offset:
@@ -187,16 +201,16 @@ class Channel:
             return None
         last = self._list[-1]
         block = last.block
-        records, cut, start = self._boundary(last, len(last.data) - self.unsent, beyond=True)
+        _, cut, start = self._boundary(last, len(last.data) - self.unsent, beyond=True)
         over = len(last.data) - cut
         self.unsent -= over
         rest = None
         if over:
-            rest = Block(
-                block.data[start:], block.records - records, block.source, block.arrived, spooled=block.spooled
-            )
-            last.block = Block(block.data[:start], records, block.source, block.arrived, spooled=block.spooled)
+            rest = block.part(start, None)
+            last.block = block.part(0, start)
             last.data = last.data[:cut]
+            if last.ends is not None:
+                last.ends = last.ends[: len(runs(last.block.data))]
             last.end -= over
             self._end -= over
         self.flush()
@@ -214,3 +228,12 @@ class Channel:
         """Give both descriptors back."""
         self.ours.close()
         self.theirs.close()
+
+
+def _events_up_to(block: Block, ends: list[int], offset: int, beyond: bool) -> tuple[int, int, int]:
+    """`Channel._boundary` in a shape: it lies behind an event, and so behind all its records."""
+    count = bisect_left(ends, offset) + 1 if beyond else bisect_right(ends, offset)
+    if not count:
+        return 0, 0, 0
+    start = sum([len(lines) for lines, _, _ in runs(block.data)[:count]])
+    return block.data.count(b"\n", 0, start), ends[count - 1], start

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -44,3 +46,11 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     made = World(tmp_path)
     monkeypatch.setattr(roster, "load_type", made.load_type)
     return made
+
+
+@pytest.fixture
+def safe() -> Iterator[Path]:
+    """A folder below which only root can write; /tmp is none."""
+    folder = Path(tempfile.mkdtemp(prefix="audisp-test-", dir="/var"))
+    yield folder
+    shutil.rmtree(folder)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -19,7 +20,7 @@ from audisp.dispatch.ledger import NOTHING, Previous
 from audisp.dispatch.plan import Options, Plan, load
 from audisp.dispatch.roster import Entry
 from audisp.dispatch.say import Voice
-from audisp.plugin import Delivery, PluginType
+from audisp.plugin import Batch, Delivery, Event, PluginType, Wants
 from audisp.record import Block
 from audisp.sources.contract import Kind, Route, SourceBooks, Stopped
 from tests.dispatch.intakes import block
@@ -103,6 +104,14 @@ class Feed:
         for _ in range(blocks):
             await self._send.send(self.next(count, size))
 
+    async def lines(self, *records: str) -> None:
+        """Let the source send a block of these records; each ``TYPE SERIAL FIELDS``."""
+        made = []
+        for each in records:
+            type_, serial, fields = each.split(" ", 2)
+            made.append(f"type={type_} msg=audit(1700000000.123:{serial}): {fields}\n".encode())
+        await self._send.send(Block(b"".join(made), len(made), self.name, time.monotonic()))
+
     def end(self) -> None:
         """The source ends by itself."""
         self._send.close()
@@ -126,6 +135,9 @@ class Recorder:
     """Called with each block; may raise, or take its time."""
     opening: Callable[[], None] = lambda: None
     asynchronous: bool = False
+    wants: Wants = "blocks"
+    events: list[Event] = attrs.field(factory=list)
+    """What an instance that wants events was given."""
     state: Callable[[], dict[str, str]] | None = None
     host: Any = None
 
@@ -139,6 +151,9 @@ class Recorder:
             def deliver(one: Block) -> None:
                 self.before(one)
                 self.data.append(one.data)
+                if self.wants == "events":
+                    assert isinstance(one, Batch)
+                    self.events += one.events
 
             async def deliver_async(one: Block) -> None:
                 deliver(one)
@@ -151,7 +166,7 @@ class Recorder:
             )
             self.closed += 1
 
-        return PluginType(self.name, NoSettings, opener)
+        return PluginType(self.name, NoSettings, opener, self.wants)
 
     @property
     def got(self) -> bytes:

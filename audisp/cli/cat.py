@@ -1,0 +1,150 @@
+"""`audisp cat`: recorded logs, plain or packed, as events in any shape on standard output. Nothing here waits or plots;
+it reads, assembles, renders, and writes in large pieces."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Final
+
+from audisp.config.grammar import shown
+from audisp.event import Batch
+from audisp.parse.assemble import Assembler
+from audisp.parse.form import terminal_safe
+from audisp.parse.frames import FrameReader, sniff
+from audisp.parse.lines import LineReader
+from audisp.parse.record import RecordReader
+from audisp.parse.stream import Reader
+from audisp.record import Block
+from audisp.shapes.shape import Shape
+from audisp.sources.compressed import Damaged, LogReader, open_log
+
+OK, NOTHING, TROUBLE = 0, 1, 2
+"""Exit status: events were written; there were none; a file could not be read, or not to its end."""
+STDIN: Final = "-"
+
+Write = Callable[[bytes], None]
+Pick = Callable[[Batch], list[int]]
+
+
+class Sink:
+    """Standard output: as it is into a file or a pipe, escaped onto a terminal."""
+
+    def __init__(self, file: int) -> None:
+        self._file = file
+        self._escape = os.isatty(file)
+
+    def write(self, data: bytes) -> None:
+        """All of it. Raises BrokenPipeError when nobody reads any more."""
+        if self._escape:
+            lines = [terminal_safe(line) for line in data.split(b"\n")]
+            data = "\n".join(lines).encode("utf-8", "backslashreplace")
+        view = memoryview(data)
+        while view:
+            view = view[os.write(self._file, view) :]
+
+
+class Catting:
+    """The way of one or more files through one assembler: an event may begin in one file and end in the next."""
+
+    def __init__(self, shape: Shape, write: Write, pick: Pick | None = None) -> None:
+        self._shape = shape
+        self._write = write
+        self._pick = pick
+        self._whole: Callable[[list], list[bytes]] | None = getattr(shape, "render_all", None)  # type: ignore[type-arg]
+        self._assembler = Assembler("cat", RecordReader(), recorded=True)
+        self.events = 0
+        """Written."""
+        self.rejected = 0
+        """Lines and stretches that are no records."""
+
+    def take(self, pieces: Iterator[bytes]) -> None:
+        """One file. Raises what reading it raises, after all that came before was taken."""
+        reader: Reader | None = None
+        try:
+            for data in pieces:
+                if reader is None:
+                    form = sniff(data)
+                    if form is None:
+                        continue
+                    reader = FrameReader() if form == "binary" else LineReader()
+                reader.feed(data)
+                self._forward(reader)
+        finally:
+            if reader is not None:
+                reader.close()
+                self._forward(reader)
+
+    def finish(self) -> None:
+        """No more files."""
+        batch = self._assembler.flush(time.monotonic())
+        if batch is not None:
+            self._put(batch)
+
+    def _forward(self, reader: Reader) -> None:
+        data, records = reader.take()
+        if reader.bad:
+            self.rejected += len(reader.bad)
+            reader.bad.clear()
+        if records:
+            now = time.monotonic()
+            batch = self._assembler.feed(Block(data, records, "cat", now), now)
+            if batch is not None:
+                self._put(batch)
+
+    def _put(self, batch: Batch) -> None:
+        if self._pick is not None:
+            picked = batch.only(self._pick(batch))
+            if picked is None:
+                return
+            batch = picked
+        events = batch.events
+        self.events += len(events)
+        if self._whole is not None:
+            data = b"".join(self._whole(events))
+        else:
+            data = b"".join([*map(self._shape.render, events)])
+        if data:
+            self._write(data)
+
+
+def _pieces(name: str) -> Iterator[bytes]:
+    """Raises OSError."""
+    if name == STDIN:
+        yield from LogReader(0)
+        return
+    with open_log(name) as log:
+        yield from log
+
+
+def cat(files: list[str], shape: Shape, *, head: bytes = b"", pick: Pick | None = None) -> int:
+    """Write the events of these files ("-": standard input). Returns the exit status; complaints go to stderr."""
+    sink = Sink(sys.stdout.fileno())
+    status = OK
+    catting = Catting(shape, sink.write, pick)
+    if head:
+        sink.write(head)
+    for name in files:
+        try:
+            catting.take(_pieces(name))
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            _complain(name, error)
+            status = TROUBLE
+    catting.finish()
+    if catting.rejected:
+        print(f"audisp cat: {catting.rejected:,} lines are no audit records, and were left out", file=sys.stderr)
+    return status or (OK if catting.events else NOTHING)
+
+
+def _complain(name: str, error: OSError) -> None:
+    what = "standard input" if name == STDIN else shown(name)[1:-1]
+    if isinstance(error, Damaged):
+        print(f"audisp cat: {what}: {error.strerror}; what came before it is above", file=sys.stderr)
+    else:
+        reason = error.strerror or errno.errorcode.get(error.errno or 0, str(error))
+        print(f"audisp cat: {what}: {reason}", file=sys.stderr)
