@@ -5,9 +5,10 @@ Sources of the facts, in order; a later one never changes what an earlier one sa
 2. the headers of Linux and glibc in the ziglang wheel (PyPI), read by a compiler (tools/headers.py): numbers that came
    after 3.0.9, and what other machines than x86 call something else;
 3. the system-calls wheel (PyPI, MIT): system calls of later kernels, and of machines that libaudit1 was not built for;
-4. the C library's strerror, netbase's /etc/protocols.
+4. the C library's strerror, netbase's /etc/protocols, and for errors that stay in the kernel its own header.
 
 Usage: pip download --no-deps --dest DIR ziglang==0.17.1 system-calls==7.2
+       cd DIR && apt-get download linux-headers-6.12.117+deb12-common
        python tools/make_tables.py DIR [--check]     (Debian 12: libauparse0, netbase, gcc; --check writes nothing)
 """
 
@@ -15,9 +16,12 @@ from __future__ import annotations
 
 import ast
 import functools
+import io
 import os
 import re
+import subprocess
 import sys
+import tarfile
 import textwrap
 import zipfile
 from collections.abc import Callable, Iterable, Mapping
@@ -101,7 +105,7 @@ OPTIONS = {
     "ip": (0, "linux/in.h", "IP_[A-Z0-9_]+", "PMTUDISC|IP_DEFAULT|IP_MAX|IP_MSFILTER_|DROP_MEMBERSHIPS"),
     "socket": (1, "asm/socket.h", "SO_[A-Z0-9_]+", "$^"),
     "tcp": (6, "linux/tcp.h", "TCP_[A-Z0-9_]+", _TCP),
-    "udp": (17, "linux/udp.h", "UDP_[A-Z0-9_]+", "UDP_ENCAP_"),
+    "udp": (17, "linux/udp.h", "UDP_[A-Z0-9_]+", "UDP_ENCAP_|_MAX"),
     "ipv6": (41, "linux/in6.h", "IPV6_[A-Z0-9_]+", _IPV6),
     "packet": (263, "linux/if_packet.h", "PACKET_[A-Z0-9_]+", _PACKET),
 }
@@ -209,7 +213,7 @@ def enumerations(headers: Headers) -> dict[str, dict[int, str]]:
     for name, (level, header, pattern, skip) in OPTIONS.items():
         known = peer.names(range(320), functools.partial(peer.argument, index=2, syscall=SETSOCKOPT, a1=level))
         # A header names values of options' arguments as well; only what is beyond the options known can be new.
-        newest = max(number for number in known if number < 150)
+        newest = max(number for number in known if number < 100)
         late = {each: number for each, number in read(header, pattern).items() if number > newest}
         out[f"option_{name}"] = after(known, late, skip=skip)
     return out
@@ -293,9 +297,17 @@ def _renamed(found: Mapping[str, int]) -> dict[str, int]:
     return {"O_ASYNC" if name == "FASYNC" else name: number for name, number in found.items()}
 
 
-def errors() -> dict[int, tuple[str, str]]:
-    """Name and text of each error."""
-    return {number: (name, os.strerror(number)) for number, name in peer.errors(range(1, 4096)).items()}
+def errors(package: Path) -> dict[int, tuple[str, str]]:
+    """Name and text of each error; of those that no program sees, but records do (512 to 531), the kernel's names."""
+    found = peer.errors(range(1, 512))
+    listing = subprocess.run(["dpkg-deb", "--fsys-tarfile", package], capture_output=True, check=True).stdout
+    with tarfile.open(fileobj=io.BytesIO(listing)) as archive:
+        header = next(each for each in archive if each.name.endswith("-common/include/linux/errno.h"))
+        stream = archive.extractfile(header)
+        assert stream is not None
+        text = stream.read().decode()
+    found |= {int(number): name for name, number in re.findall(r"^#define\s+(E[A-Z_]+)\s+(5\d\d)\b", text, re.M)}
+    return {number: (name, os.strerror(number)) for number, name in sorted(found.items())}
 
 
 def tty_keys() -> dict[str, str]:
@@ -327,7 +339,7 @@ def syscalls(wheel: Path) -> dict[str, dict[int, str]]:
 def machines(headers: Headers) -> dict[int, str]:
     """AUDIT_ARCH_* numbers and names of machines: libaudit's, else the header's in lower case."""
     out: dict[int, str] = {}
-    for name, number in headers.read("linux/audit.h", "AUDIT_ARCH_[A-Z0-9]+").items():
+    for name, number in headers.read("linux/audit.h", "AUDIT_ARCH_[A-Z0-9_]+").items():
         ours = name.removeprefix("AUDIT_ARCH_").lower()
         # libaudit calls little-endian ARM "armeb"; that is the header's name of the big-endian one.
         out[number] = ours if ours in ("arm", "armeb") else peer.machine(number) or ours
@@ -380,12 +392,13 @@ def render(folder: Path) -> dict[str, str]:
     """Every module by its name."""
     zig = next(iter(sorted(folder.glob("ziglang-*.whl"))))
     calls = next(iter(sorted(folder.glob("system_calls-*.whl"))))
+    kernel = next(iter(sorted(folder.glob("linux-headers-*-common_*.deb"))))
     headers = Headers(zig)
     asked = "libaudit1 and libauparse0 3.0.9 (Debian)"
     linux = f"headers of Linux {headers.version} ({'-'.join(zig.name.split('-')[:2])}, PyPI)"
     packing = "Packed: names in order of their numbers, a number only where it does not follow."
     elf = "".join(f'        {number}: "{name}",\n' for number, name in machines(headers).items())
-    errnos = "\n".join(f"{number} {name} {text}" for number, (name, text) in errors().items())
+    errnos = "\n".join(f"{number} {name} {text}" for number, (name, text) in errors(kernel).items())
     keys = " ".join(f"{code} {name}" for code, name in tty_keys().items())
     tables = enumerations(headers)
     requests = {"ioctl": packed(tables.pop("ioctl"))}
@@ -422,7 +435,7 @@ def render(folder: Path) -> dict[str, str]:
         ),
         "tables_errors.py": module(
             "Errors of the kernel, and keys of terminals.",
-            f"{asked}; texts: strerror of glibc (Debian 12)",
+            f"{asked}, {kernel.name.partition('_')[0]} (Debian); texts: strerror of glibc (Debian 12)",
             f'ERRORS: Final = """\\\n{errnos}\n"""\n"""Number, name, text; one error a line."""\n\n'
             "TTY_KEYS: Final = (\n" + literal(keys, "    ") + "\n)\n"
             '"""What a key sends, in hexadecimal, and its name."""\n',

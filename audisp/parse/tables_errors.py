@@ -1,6 +1,7 @@
 """Errors of the kernel, and keys of terminals. Written by tools/make_tables.py; do not edit.
 
-Source: libaudit1 and libauparse0 3.0.9 (Debian); texts: strerror of glibc (Debian 12).
+Source: libaudit1 and libauparse0 3.0.9 (Debian), linux-headers-6.12.117+deb12-common (Debian); texts: strerror of
+glibc (Debian 12).
 """
 
 from __future__ import annotations
@@ -139,6 +140,25 @@ ERRORS: Final = """\
 131 ENOTRECOVERABLE State not recoverable
 132 ERFKILL Operation not possible due to RF-kill
 133 EHWPOISON Memory page has hardware error
+512 ERESTARTSYS Unknown error 512
+513 ERESTARTNOINTR Unknown error 513
+514 ERESTARTNOHAND Unknown error 514
+515 ENOIOCTLCMD Unknown error 515
+516 ERESTART_RESTARTBLOCK Unknown error 516
+517 EPROBE_DEFER Unknown error 517
+518 EOPENSTALE Unknown error 518
+519 ENOPARAM Unknown error 519
+521 EBADHANDLE Unknown error 521
+522 ENOTSYNC Unknown error 522
+523 EBADCOOKIE Unknown error 523
+524 ENOTSUPP Unknown error 524
+525 ETOOSMALL Unknown error 525
+526 ESERVERFAULT Unknown error 526
+527 EBADTYPE Unknown error 527
+528 EJUKEBOX Unknown error 528
+529 EIOCBQUEUED Unknown error 529
+530 ERECALLCONFLICT Unknown error 530
+531 ENOGRACE Unknown error 531
 """
 """Number, name, text; one error a line."""
 

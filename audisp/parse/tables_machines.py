@@ -59,6 +59,7 @@ MACHINES: Final[Mapping[int, str]] = MappingProxyType(
         3221225493: "ppc64le",
         3221225514: "shel64",
         3221225522: "ia64",
+        3221225534: "x86_64",
         3221225655: "aarch64",
         3221225663: "tilegx",
         3221225715: "riscv64",
