@@ -137,7 +137,7 @@ def pattern(regexp: Regexp) -> Pattern:
         raise ExpressionError(said, regexp.value_column) from None
 
 
-# ---- fields: text ----
+# ---- fields: text (one with nothing behind its = counts as absent, as in auparse) ----
 
 
 def latin(text: str) -> str:
@@ -149,7 +149,7 @@ def _raw(comparison: Comparison) -> Test:
     field, value, equal = comparison.field, latin(comparison.value), comparison.operator == "r="
     if field in HEADER:
         return lambda sight: (found := _header(sight, field)) != "" and (found == value) is equal
-    return lambda sight: (found := sight.record.raw(field)) is not None and (found == value) is equal
+    return lambda sight: (found := sight.record.raw(field) or "") != "" and (found == value) is equal
 
 
 def _header(sight: Sight, field: str) -> str:
@@ -161,11 +161,11 @@ def _interpreted(comparison: Comparison, names: Names) -> Test:
     if field in HEADER:
         return _raw(attrs.evolve(comparison, operator=comparison.operator.replace("i", "r")))
     if field == "key":
-        return lambda sight: (found := sight.record.raw("key")) is not None and (value in _keys(found)) is equal
+        return lambda sight: (found := sight.record.raw("key") or "") != "" and (value in _keys(found)) is equal
 
     def test(sight: Sight) -> bool:
-        found = sight.record.raw(field)
-        return found is not None and (interpreted(sight.record, field, found, names) == value) is equal
+        found = sight.record.raw(field) or ""
+        return found != "" and (interpreted(sight.record, field, found, names) == value) is equal
 
     return test
 
@@ -210,9 +210,7 @@ def _number(comparison: Comparison) -> Test:
     compare, number = _COMPARE[comparison.operator], id_number(comparison)
 
     def test(sight: Sight) -> bool:
-        found = sight.record.raw(field)
-        if found is None:
-            return False
+        found = sight.record.raw(field) or ""
         if _NUMBER.match(found):
             return compare(int(found), number)
         return found == "-1" and compare(UNSET, number)
