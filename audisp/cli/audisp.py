@@ -1,4 +1,4 @@
-"""`audisp`: the command for people: cat, tail, check, status, reload, rotate, resume.
+"""`audisp`: the command for people: cat, tail, explain, check, status, reload, rotate, resume.
 
 What a command needs is imported when it runs: `audisp cat` in a pipe has no use for the daemon's parts.
 """
@@ -20,8 +20,10 @@ from audisp.shapes.shape import Names, Nobody, ShapeSettings
 
 WATCH_SECONDS: Final = 1.0
 """Between two tables of `status --watch`."""
+EXPLAIN_SECONDS: Final = 30.0
+"""The dispatcher unpacks what it looks into, beside its work."""
 EXIT_FAILED: Final = 1
-"""No dispatcher answers."""
+"""No dispatcher answers; the event is not known."""
 EXIT_INTERRUPTED: Final = 130
 """As a shell says of a program that Ctrl-C has ended."""
 EXIT_USAGE: Final = 2
@@ -64,6 +66,16 @@ def _parser() -> argparse.ArgumentParser:
         "cannot keep up it loses the oldest, and says so in a line of its own; nobody else is held up.",
     )
     _add_shape(each)
+    _add_runtime(each)
+    each = commands.add_parser(
+        "explain",
+        help="say what became of one event",
+        description="Of an event that passed lately (10 minutes, 64 MiB of stream): where it came from, how it was put "
+        "together, what each plugin's filter said, and when each plugin had it. Exit status: 0 it is known, 1 it is "
+        "not, or no longer.",
+    )
+    each.add_argument("event", metavar="EVENT-ID", help="SEC.MSEC:SERIAL, as in msg=audit(1700000000.123:4567)")
+    each.add_argument("--json", action="store_true", help="one JSON object, for programs")
     _add_runtime(each)
     each = commands.add_parser("status", help="show sources, plugins, queues and the ledger")
     each.add_argument("--json", action="store_true", help="one JSON object, for programs")
@@ -119,6 +131,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if given.command == "tail":
             return _tail(given)
+        if given.command == "explain":
+            return _explain(given)
         if given.command == "status":
             return _status(given.runtime_dir, as_json=given.json, watch=given.watch)
         answer = ask(given.runtime_dir, given.command)
@@ -184,6 +198,25 @@ def _tail(given: argparse.Namespace) -> int:
         return _unread()
     except KeyboardInterrupt:
         return 0
+
+
+def _explain(given: argparse.Namespace) -> int:
+    """Raises OSError or AudispError if the dispatcher cannot be reached."""
+    from audisp.dispatch.control import ask
+    from audisp.dispatch.explain import words
+
+    wanted = given.event.removeprefix("msg=").removeprefix("audit(").removesuffix(":").removesuffix(")")
+    answer = ask(given.runtime_dir, "explain", EXPLAIN_SECONDS, id=wanted)
+    if "error" in answer:
+        print(f"audisp: {answer['error']}", file=sys.stderr)
+        return EXIT_USAGE
+    if given.json:
+        print(json.dumps(answer))
+    else:
+        from audisp.parse.form import terminal_safe
+
+        print("\n".join(terminal_safe(line) for line in words(answer)))
+    return 0 if answer["known"] else EXIT_FAILED
 
 
 def _unreachable(folder: Path, error: OSError) -> str:

@@ -161,13 +161,6 @@ def _listen(words: tuple[str, ...]) -> int:
     raise ValueError("receiving from other machines is refused until the collector exists: take this line out")
 
 
-def _format(words: tuple[str, ...]) -> str:
-    word = choice(one(words), ("raw", "enriched", "nolog"))
-    if word == "enriched":
-        raise ValueError("ENRICHED comes with the event model; until then set RAW")
-    return word
-
-
 def _absolute(words: tuple[str, ...]) -> Path:
     word = one(words)
     if not word.startswith("/"):
@@ -184,12 +177,12 @@ def _identity(words: tuple[str, ...]) -> str:
 
 @attrs.frozen
 class AuditdConf:
-    """auditd.conf. Keys, ranges and defaults are those built into auditd, except log_format (see `load`)."""
+    """auditd.conf. Keys, ranges and defaults are those built into auditd."""
 
     local_events: bool = True
     write_logs: bool = True
     log_file: Path = key(Path("/var/log/audit/audit.log"), read=_log_file)
-    log_format: Literal["raw", "nolog"] = key("raw", read=_format)
+    log_format: Literal["enriched", "raw", "nolog"] = "enriched"
     log_group: int = key(0, read=_group)
     """gid; a name is looked up when the file is read."""
     priority_boost: int = 4
@@ -242,10 +235,7 @@ class AuditdConf:
 
 
 def load(path: Path, *, allow_links: bool = False) -> tuple[AuditdConf, list[str]]:
-    """auditd.conf and notices about it. A missing file means the defaults, with a notice.
-
-    A file without log_format is taken as RAW, with a notice: auditd's own default is ENRICHED. Raises ConfigErrors.
-    """
+    """auditd.conf and notices about it. A missing file means the defaults, with a notice. Raises ConfigErrors."""
     try:
         data = read_checked(path, AUDITD_CONF, allow_links=allow_links)
     except FileNotFoundError:
@@ -342,10 +332,7 @@ def _notices(conf: AuditdConf, settings: Iterable[Setting], path: Path) -> list[
     for name in ("space_left_action", "admin_space_left_action"):
         if getattr(conf, name).name == "email" and not os.access(SENDMAIL, os.X_OK):
             found.append((name, f"{SENDMAIL} is needed for email, and cannot be run"))
-    notices = [f"{path}:{last[name].line}: {name}: {message}" for name, message in found if name in last]
-    if "log_format" not in last:
-        notices.append(f"{path}: log_format: is not set; RAW is used, where auditd would use ENRICHED")
-    return notices
+    return [f"{path}:{last[name].line}: {name}: {message}" for name, message in found if name in last]
 
 
 KEYS: Final = tuple(keys(AuditdConf))

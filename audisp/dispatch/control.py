@@ -32,13 +32,17 @@ ACCEPT_PAUSE: Final = 0.1
 
 Answer = Callable[[dict[str, Any]], dict[str, Any]]
 Stream = Callable[[trio.socket.SocketType, dict[str, Any]], Awaitable[None]]
-"""Takes a connection over for what it asked. Raises AudispError, with nothing sent, for what cannot be met."""
-STREAMS: Final = frozenset({"tail"})
-"""Requests that take a connection over."""
+"""Takes a connection over. Raises AudispError, with nothing sent, for what cannot be met."""
+STREAMS: Final = frozenset({"tail", "explain"})
+"""Requests that take a connection over: their answer is long, or long in coming."""
 
 
 async def serve_control(
-    folder: Path, answer: Answer, stream: Stream | None = None, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    folder: Path,
+    answer: Answer,
+    stream: Stream | None = None,
+    *,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Listen until cancelled. Raises SourceError if the socket cannot be made. Call under the instance's lock: a socket
     file that lies there is a dead instance's."""

@@ -6,6 +6,7 @@ or on request runs in the trio loop; the stream itself does not pass through the
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Callable
@@ -19,8 +20,9 @@ from audisp import __version__
 from audisp.config.grammar import ConfigErrors
 from audisp.dispatch import ledger, statefile
 from audisp.dispatch.actions import Actions
-from audisp.dispatch.control import serve_control
+from audisp.dispatch.control import send_all, serve_control
 from audisp.dispatch.crash import Crash, first_serial
+from audisp.dispatch.explain import explain
 from audisp.dispatch.identity import Signaller, daemon_fields, signaller
 from audisp.dispatch.internal import (
     DAEMON_CONFIG,
@@ -312,6 +314,7 @@ class Engine:
         while True:
             await trio.sleep(TICK)
             await trio.to_thread.run_sync(self._store_books, *self._books(), False)
+            await trio.to_thread.run_sync(self.router.history.tidy)
 
     def write_books(self, *, clean: bool) -> None:
         """Put the books where the next run finds them, before and after there is a stream."""
@@ -442,7 +445,12 @@ class Engine:
 
     async def stream(self, client: trio.socket.SocketType, request: dict[str, Any]) -> None:
         """The control socket's requests that take their connection over."""
-        await serve_tail(client, request, self.roster)
+        if request["op"] == "explain":
+            wanted = str(request.get("id", ""))
+            answer = await trio.to_thread.run_sync(explain, wanted, self.router.history, self.roster)
+            await send_all(client, json.dumps(answer).encode() + b"\n")
+        else:
+            await serve_tail(client, request, self.roster)
 
     def write_state(self) -> None:
         """The state file: upstream's lines, then ours."""

@@ -42,6 +42,11 @@ STAGE_FRACTION: Final = 0.125
 OWN_SPARE: Final = 64 * 1024
 """Bytes beyond a plugin's bound for the dispatcher's own records: hundreds of them, where a handful is due."""
 
+PROGRESS_KEPT: Final = 4_096
+"""Acknowledgements remembered for `audisp explain`: minutes at usual rates, seconds under a flood."""
+LOSSES_KEPT: Final = 256
+"""Losses remembered for the same."""
+
 NO_ROOM: Final = ("overflow", "spill_full", "spill_failed")
 """Reasons of loss that overflow_action is for. The others (suspended, failed, removed, shutdown) somebody has decided
 on, or they are no fault of the queue's size."""
@@ -118,6 +123,12 @@ class Intake:
     gap: Gap | None = None
     front_gap: Gap | None = None
     reported: int = 0
+    evicted: int = 0
+    """Of `dropped`: those that had been accepted before."""
+    progress: deque[tuple[float, int]] = attrs.field(factory=lambda: deque(maxlen=PROGRESS_KEPT))
+    """When (time.monotonic()) the plugin was done with how many of the records accepted (see `accepted`)."""
+    lost_lately: deque[Gap] = attrs.field(factory=lambda: deque(maxlen=LOSSES_KEPT))
+    """Losses that markers have told of."""
     _room: list[Callable[[], None]] = attrs.field(factory=list)
     delay_max: float = 0.0
     """Longest time that an acknowledged block took from its arrival, in seconds, since it was last read."""
@@ -180,6 +191,15 @@ class Intake:
         with self.lock:
             self.offered += block.records
             self._lose(block, reason)
+
+    def accepted(self) -> int:
+        """Records that are, or were, the plugin's: in order, and counted from the start. Without the lock it may be a
+        little old."""
+        return self.offered + self.carried - self.filtered - (self.dropped - self.evicted)
+
+    def _advance(self) -> None:
+        """The plugin is done with more of what was accepted. Lock held."""
+        self.progress.append((time.monotonic(), self.delivered + self.quarantined + self.evicted))
 
     def _drop_oldest(self, block: Block) -> Block:
         """Make room for the block at the cost of what waits longest; returns what of it is to be taken."""
@@ -312,6 +332,8 @@ class Intake:
 
     def _lose_front(self, block: Block) -> None:
         self._book_loss(block.records - block.own, "overflow")
+        self.evicted += block.records - block.own
+        self._advance()
         if self.front_gap is None:
             self.front_gap = Gap("overflow")
             self.overflowed()
@@ -323,6 +345,7 @@ class Intake:
             self.losses[reason] = self.losses.get(reason, 0) + count
 
     def _marker(self, gap: Gap) -> Marker:
+        self.lost_lately.append(gap)
         return Marker(self.mark(self.name, gap), gap)
 
     # ---- the runner's side ----
@@ -354,7 +377,9 @@ class Intake:
         self.own += own
         if spooled:
             self.spool_done(records)
-        delay = time.monotonic() - arrived
+        now = time.monotonic()
+        self.progress.append((now, self.delivered + self.quarantined + self.evicted))
+        delay = now - arrived
         if delay > self.delay_max:
             self.delay_max = delay
 
@@ -374,6 +399,7 @@ class Intake:
         count = block.records - block.own
         self.held -= count
         self.quarantined += count
+        self._advance()
         if block.spooled:
             self.spool_done(count)
 
@@ -404,12 +430,14 @@ class Intake:
             self.front_gap = self.gap = None
             for block in self.queue.clear():
                 self._book_loss(block.records - block.own, reason)
+                self.evicted += block.records - block.own
                 gap.add(block)
                 if block.spooled:
                     self.spool_done(block.records)
             while self.staged:
                 gap.add(self.staged[0])
                 self._book_loss(self.staged[0].records, reason)
+                self.evicted += self.staged[0].records
                 self.unstage()
             if behind is not None:
                 gap.extend(behind)

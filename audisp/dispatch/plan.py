@@ -96,7 +96,8 @@ def load(options: Options, before: tuple[Path, ...] = ()) -> Plan:
     """
     notices: list[str] = []
     files: tuple[Path, ...] = ()
-    conf, own = auditd.AuditdConf(q_depth=OBSERVE_QUEUE_DEPTH), audispd.AudispdConf()
+    conf = auditd.AuditdConf(q_depth=OBSERVE_QUEUE_DEPTH, log_format="raw")
+    own = audispd.AudispdConf()
     if options.conf_dir is not None:
         both = (options.conf_dir / "auditd.conf", options.conf_dir / audispd.NAME)
         files = tuple(path for path in both if os.path.lexists(path))

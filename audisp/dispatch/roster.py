@@ -287,9 +287,7 @@ class Roster:
             form=self._form(conf, type_, shape),
         )
 
-    def _form(
-        self, conf: PluginConf, type_: PluginType, shape: SharedShape | None
-    ) -> Callable[[Block], Block | None]:
+    def _form(self, conf: PluginConf, type_: PluginType, shape: SharedShape | None) -> Callable[[Block], Block | None]:
         if type_.wants == "events":
             if shape is not None:
                 raise PluginError(f"plugin {conf.name}: wants events, so it cannot be given a shape: take shape out")

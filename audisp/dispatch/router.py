@@ -13,6 +13,7 @@ from typing import Final
 
 import trio
 
+from audisp.dispatch.history import History
 from audisp.dispatch.intake import Intake
 from audisp.dispatch.stage import Stage, Wanted
 from audisp.event import Batch, as_batch
@@ -37,6 +38,7 @@ class Router:
         self.stopping = threading.Event()
         self.reader = RecordReader()
         """Of all events: a record's text is parsed once, whoever asks."""
+        self.history = History()
         self.timeout = timeout
         """Seconds: `end_of_event_timeout`."""
 
@@ -56,16 +58,19 @@ class Router:
     def offer_events(self, batch: Batch, wait: bool, beside: Intake | None = None) -> Full | None:
         """The same for those that want events."""
         full: Full | None = None
-        for wanted in self.wanted:
-            intake = wanted.intake
+        wanted = self.wanted
+        for each in wanted:
+            intake = each.intake
             if intake is beside:
                 continue
-            picked = wanted.pick(batch)
+            picked = each.pick(batch)
             rest = None if picked is None else intake.offer(picked, wait)
             if rest is not None:
                 if full is None:
                     full = []
                 full.append((intake, rest))
+        if wanted:
+            self.history.note(batch, [each.intake for each in wanted], events=True, marks=batch.marks)
         return full
 
     def send_own(self, block: Block, beside: Intake | None = None) -> None:
@@ -86,9 +91,7 @@ class Router:
 class SourceRoute:
     """One source's way in; implements `audisp.sources.contract.Route`."""
 
-    def __init__(
-        self, router: Router, source: str, replay: bool, watch: Callable[[Block], None] | None = None
-    ) -> None:
+    def __init__(self, router: Router, source: str, replay: bool, watch: Callable[[Block], None] | None = None) -> None:
         self._router = router
         self._replay = replay
         self._watch = watch
@@ -104,6 +107,7 @@ class SourceRoute:
         """Offer to all."""
         router = self._router
         full = router.offer(block, self._replay)
+        router.history.note(block, router.intakes, events=False, marks=None)
         if router.wanted:
             batch = self.stage.feed(block)
             if batch is not None:

@@ -167,7 +167,7 @@ def test_version_and_help() -> None:
     [
         ("q_depht = 3\n", "", "q_depth"),
         ("tcp_listen_port = 60\n", "", "tcp_listen_port"),
-        ("log_format = ENRICHED\n", "", "log_format"),
+        ("log_format = ENRICHD\n", "", "log_format"),
         ("", "drain_timeout = soon\n", "drain_timeout"),
     ],
 )

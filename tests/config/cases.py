@@ -59,9 +59,8 @@ NUMBERS: Final = (
 WORDS: Final = (
     *_same(True, "local_events = NO", "local_events = No", "write_logs = no"),
     *_same(False, "local_events = maybe", "local_events = no no", "write_logs = nope"),
-    *_same(True, "log_format = raw", "log_format = RAW", "log_format = nolog"),
+    *_same(True, "log_format = raw", "log_format = RAW", "log_format = nolog", "log_format = ENRICHED"),
     *_same(False, "log_format = rawish", "log_format = nolog x"),
-    Case("log_format = ENRICHED\n", True, False),
     *_same(True, "log_group = root", "log_group = 4", "log_group = 77777"),
     *_same(False, "log_group = nosuchgroup", "log_group = -1"),
     Case("log_group = 4x\n", True, False),

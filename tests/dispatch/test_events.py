@@ -83,6 +83,7 @@ async def test_what_is_open_at_the_end_is_delivered_as_incomplete_before_the_las
     async with world.started(feed) as engine:
         await feed.lines(EXEC[0])
         await until(lambda: feed.books.routed == 1)
+        await until(lambda: not entry(engine, "events").intake.books().waiting)
         books = engine._at_risk("events", 5)
         assert (books["at_risk"], books["first_open"]) == (1, 1)
     assert [(each.records[0].type, each.flags) for each in events.events[1:]] == [
