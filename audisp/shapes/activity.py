@@ -20,6 +20,11 @@ from audisp.parse import arch, values
 from audisp.parse.record import Record
 from audisp.shapes import activity_table
 
+PRODUCT: Final = "audisp"
+RELEASE: Final = "0.1.0"
+"""What made a document, where its form wants that said. Shapes import nothing above them; a test holds it to
+`audisp.__version__`."""
+
 UNSET: Final = ("4294967295", "-1", "unset")
 """An id that is none: (uid_t)-1, as kernels print it (unsigned, older ones signed) and auditd enriches it."""
 MAX_ID: Final = 0xFFFF_FFFF
@@ -27,8 +32,6 @@ MAX_ID: Final = 0xFFFF_FFFF
 
 _ID_ENDS: Final = ("uid", "gid", "ses")
 
-CALLS: Final = ("SYSCALL", "URINGOP")
-"""Record types that say who did it, of an event that the kernel made while a process asked it for something."""
 IDS: Final = ("auid", "uid", "gid", "euid", "egid", "suid", "sgid", "fsuid", "fsgid")
 """Ids of the process, as SYSCALL and user-space messages have them."""
 RESULTS: Final = ("res", "success", "result")
@@ -148,7 +151,7 @@ class Parts:
 
     main: Record
     call: Record | None
-    rest: tuple[Record, ...]
+    rest: list[Record]
 
 
 def part(records: tuple[Record, ...]) -> Parts | None:
@@ -158,14 +161,23 @@ def part(records: tuple[Record, ...]) -> Parts | None:
     first (AVC, NETFILTER_CFG, ANOM_PROMISCUOUS, LOGIN). Those that only say more about a call (SUPPORT) are never what
     it is about if the call is there, however they are shuffled.
     """
-    kept = [each for each in records if each.type != "EOE"]
-    if not kept:
+    first = call = None
+    for each in records:
+        type_ = each.type
+        if type_ == "EOE":
+            continue
+        if first is None:
+            first = each
+        if type_ == "SYSCALL":
+            if call is None or call.type != "SYSCALL":
+                call = each
+        elif type_ == "URINGOP" and call is None:
+            call = each
+    if first is None:
         return None
-    call = None
-    for type_ in CALLS:
-        call = call or next((each for each in kept if each.type == type_), None)
-    main = kept[0] if call is None or kept[0].type not in SUPPORT else call
-    return Parts(main, call, tuple(each for each in kept if each is not main and each is not call))
+    main = first if call is None or first.type not in SUPPORT else call
+    rest = [each for each in records if each is not main and each is not call and each.type != "EOE"]
+    return Parts(main, call, rest)
 
 
 SUPPORT: Final = frozenset(

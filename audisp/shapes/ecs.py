@@ -14,7 +14,6 @@ from typing import Any, Final
 
 import attrs
 
-from audisp import __version__
 from audisp.event import INCOMPLETE, LATE, NO_STAMP, Event
 from audisp.parse import arch, values
 from audisp.parse.memo import Memo
@@ -80,10 +79,10 @@ class Ecs:
         self._fixed = isinstance(settings.names, Nobody)
         self._enrichment = settings.enrichment
         self._memo: Memo[Any] = Memo()
-        self._second = (-1, "")
+        self._second = ("", "")
         self._node = (b"", _host(settings.host))
         self._default_host = self._node[1]
-        self._agent = written({"type": "audisp", "version": __version__})
+        self._agent = written({"type": activity.PRODUCT, "version": activity.RELEASE})
 
     def render(self, event: Event) -> bytes:
         """One document. b"" for EOE alone."""
@@ -429,9 +428,7 @@ class Ecs:
             out["process"] = f"{{{process}}}"
         if who.tags:
             out["tags"] = who.tags
-        summary = _object((("primary", first), ("secondary", second)))
-        object_ = _object((("type", f'"{what}"' if what else ""), ("primary", object_), ("secondary", detail)))
-        summary = _object((("actor", summary), ("object", object_), ("how", how)))
+        summary = _summary(first, second, what, object_, detail, how)
         stamp, serial = self._time(event)
         pairs = ",".join([f"{key}:{value}" for key, value in data.items()])
         text = [
@@ -497,15 +494,16 @@ class Ecs:
 
     def _time(self, event: Event) -> tuple[str, str]:
         """``@timestamp``, and ``auditd.sequence`` as a member."""
-        id_ = event.id
-        if self._second[0] != id_.seconds:
+        seconds, _, rest = event.same[1][6:-2].decode("ascii").partition(".")
+        millis, _, serial = rest.partition(":")
+        if self._second[0] != seconds:
             try:
-                text = datetime.fromtimestamp(id_.seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+                text = datetime.fromtimestamp(int(seconds), UTC).strftime("%Y-%m-%dT%H:%M:%S")
             except (OverflowError, OSError, ValueError):
                 text = "9999-12-31T23:59:59"
-            self._second = (id_.seconds, text)
-        serial = f',"sequence":{id_.serial}' if id_.serial <= MAX_LONG else ""
-        return f"{self._second[1]}.{id_.millis:03d}Z", serial
+            self._second = (seconds, text)
+        number = int(serial)
+        return f"{self._second[1]}.{millis:0>3}Z", f',"sequence":{number}' if number <= MAX_LONG else ""
 
     def _host(self, event: Event) -> str:
         node = event.same[0]
@@ -536,7 +534,19 @@ def _host(name: str) -> str:
     return f',"host":{written({"name": name, "hostname": name})}' if name else ""
 
 
-def _object(members: tuple[tuple[str, str], ...]) -> str:
-    """An object of the members that there are; "" for none."""
-    found = [f'"{name}":{text}' for name, text in members if text]
-    return f"{{{','.join(found)}}}" if found else ""
+def _summary(first: str, second: str, what: str, object_: str, detail: str, how: str) -> str:
+    """``auditd.summary``; "" without anything to say. All but `what` are JSON."""
+    actor = f'"primary":{first}' if first else ""
+    if second:
+        actor = f'{actor},"secondary":{second}' if actor else f'"secondary":{second}'
+    members = [f'"actor":{{{actor}}}'] if actor else []
+    about = [f'"type":"{what}"'] if what else []
+    if object_:
+        about.append(f'"primary":{object_}')
+    if detail:
+        about.append(f'"secondary":{detail}')
+    if about:
+        members.append(f'"object":{{{",".join(about)}}}')
+    if how:
+        members.append(f'"how":{how}')
+    return f"{{{','.join(members)}}}" if members else ""
