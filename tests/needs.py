@@ -82,6 +82,7 @@ NEEDS: Final[dict[str, Callable[[], str | None]]] = {
     "audisp-syslog": _program("audisp-syslog", "audispd-plugins"),
     "audisp-remote": _program("audisp-remote", "audispd-plugins"),
     "laurel": _program("laurel", "laurel"),
+    "rsyslogd": _program("rsyslogd", "rsyslog rsyslog-gnutls rsyslog-openssl"),
     "gcc": _program("gcc", "gcc"),
 }
 """Each need, and a function that says why it is not met (None: it is). Asked when the test is about to run."""

@@ -23,8 +23,8 @@ from audisp_plugins.syslog_config import FACILITIES, SyslogConfig
 
 __all__ = ["Messages", "Syslog", "SyslogConfig", "audisp_plugins", "open_syslog"]
 
-MAX_MESSAGE: Final = 8_192
-"""Bytes of one message with its head: rsyslog's default $MaxMessageSize; it cuts off what is longer."""
+MAX_MESSAGE: Final = 8_096
+"""Bytes of one message with its head: what rsyslog takes by default and calls 8k; it cuts off what is longer."""
 
 SEND_TIMEOUT: Final = 2.0
 """Seconds to wait for a daemon whose socket is full before the block is offered again. Bounds how long the plugin's

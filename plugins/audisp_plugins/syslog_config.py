@@ -36,8 +36,9 @@ PORTS: Final = {"udp": 514, "tcp": 514, "tls": 6514}
 
 DATAGRAM: Final = 2_048
 """Default limit of a message by UDP: what every receiver should take (RFC 5424 section 6.1)."""
-MESSAGE: Final = 8_192
-"""Default limit by TCP and TLS: what RFC 5425 wants receivers to take, and rsyslog takes before it cuts off."""
+MESSAGE: Final = 8_096
+"""Default limit by TCP and TLS: what rsyslog takes by default (and calls 8k) before it cuts off. RFC 5425 wants
+receivers to take 8,192."""
 MAX_DATAGRAM: Final = 65_507
 """Most that UDP over IPv4 carries."""
 MAX_STREAM: Final = 1 << 20

@@ -22,9 +22,9 @@ CONNECT_TIME: Final = 10.0
 """Seconds for one address to answer, the TLS handshake included; slower is as good as away."""
 
 VERDICT_TIME: Final = 0.5
-"""Seconds to wait after a TLS 1.3 handshake for the server to say what it thinks of it. Our side is done before the
-server has looked at our certificate, and what we sent into its refusal would be lost. Most servers send tickets when
-they are content, which ends the wait."""
+"""Seconds that a new connection must last before it is used. A server that does not want us closes it at once, but
+after its kernel has taken it; in TLS 1.3 our side of the handshake is done before the server has looked at our
+certificate. What we sent into that refusal would count as arrived."""
 
 STALLED: Final = 30.0
 """Seconds without progress, while the server's kernel does not answer either, after which the connection is given up.
@@ -64,7 +64,6 @@ class Link:
         self._begun = self._moved = time.monotonic()
         self._verdict_until: float | None = None
         self._version: str | None = None
-        self._heard = False
         self._queued = 0
         self.ready = False
         self.ignored = 0
@@ -112,13 +111,17 @@ class Link:
             self._connected = True
         if self._verdict_until is not None:
             self.check()
-            self.ready = self._heard or time.monotonic() >= self._verdict_until
+            self.ready = time.monotonic() >= self._verdict_until
             return select.POLLIN
-        if self._context is None:
-            self.ready = True
-            return 0
+        if self._context is not None and (want := self._shake_hands(self._context)):
+            return want
+        self._verdict_until = time.monotonic() + VERDICT_TIME
+        return 0
+
+    def _shake_hands(self, context: ssl.SSLContext) -> int:
+        """What to wait for; 0 if it is done."""
         if self._tls is None:
-            self._tls = self._context.wrap_socket(
+            self._tls = context.wrap_socket(
                 self._plain, server_hostname=self._name, do_handshake_on_connect=False, suppress_ragged_eofs=False
             )
         try:
@@ -128,10 +131,6 @@ class Link:
         except ssl.SSLWantWriteError:
             return select.POLLOUT
         self._version = self._tls.version()
-        if self._version == "TLSv1.3":
-            self._verdict_until = time.monotonic() + VERDICT_TIME
-        else:
-            self.ready = True
         return 0
 
     def _poll(self, events: int, seconds: float) -> bool:
@@ -146,7 +145,6 @@ class Link:
         error."""
         if not self._poll(select.POLLIN, 0):
             return
-        self._heard = True
         try:
             data = self._sock.recv(IGNORED)
         except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):

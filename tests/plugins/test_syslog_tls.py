@@ -18,14 +18,14 @@ from typing import Any
 import pytest
 
 from audisp.plugin import PluginError, Retry
-from audisp_plugins import backoff, syslog_network
+from audisp_plugins import backoff, syslog_link, syslog_network
 from audisp_plugins.syslog import SyslogConfig, open_syslog
 from audisp_plugins.syslog_network import Transport, transport
 from tests.needs import needs
 from tests.plugins.booking import BookingHost, block_of, record
 from tests.plugins.certificates import DAY, Authority
+from tests.plugins.senders import WAIT, lines_of, texts, until, until_taken
 from tests.plugins.syslogs import Receiver, joined, parsed, unframed, unrepeated
-from tests.plugins.test_syslog_network import WAIT, lines_of, texts, until, until_taken
 
 SERVER = "logs.audisp.example"
 
@@ -34,6 +34,7 @@ SERVER = "logs.audisp.example"
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backoff, "FIRST", 0.001)
     monkeypatch.setattr(backoff, "MOST", 0.01)
+    monkeypatch.setattr(syslog_link, "VERDICT_TIME", 0.02)
 
 
 @pytest.fixture
