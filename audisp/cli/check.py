@@ -112,7 +112,7 @@ def _settings(conf: plugins.PluginConf, schema_for: SchemaFor, findings: Finding
     try:
         schema = schema_for(conf.plugin or "")
         if schema is not None:
-            plugins.settings_of(conf, schema)
+            findings.notices += plugins.notices_of(conf, plugins.settings_of(conf, schema))
     except ConfigError as problem:
         findings.add(problem)
     except AudispError as problem:

@@ -188,6 +188,23 @@ def settings_of(conf: PluginConf, schema: type[T]) -> T:
     return value
 
 
+def notices_of(conf: PluginConf, settings: object) -> list[str]:
+    """What the plugin's own schema says about settings that are allowed and should be known.
+
+    A schema may have a method `notices` without parameters that returns texts, each `KEY: MESSAGE`; they get file and
+    line. Raises PluginError if it cannot be asked.
+    """
+    asked = getattr(settings, "notices", None)
+    if not callable(asked):
+        return []
+    try:
+        texts = [str(text) for text in asked()]
+    except Exception as problem:
+        raise PluginError(f"plugin {conf.name}: its notices cannot be had: {problem!r}") from problem
+    lines = {setting.key: f"{setting.file or conf.path}:{setting.line}" for setting in conf.settings}
+    return [f"{lines.get(text.partition(':')[0], conf.path)}: {text}" for text in texts]
+
+
 @attrs.frozen
 class _Found:
     """The files of one name."""

@@ -22,10 +22,23 @@ class Schema:
     rate: int = 5
 
 
+@attrs.frozen
+class Noticing:
+    """A plugin that has something to say about its settings."""
+
+    rate: int = 5
+    other: int = 5
+
+    def notices(self) -> tuple[str, ...]:
+        if self.rate == 0:
+            raise RuntimeError("broken")
+        return (f"rate: {self.rate} is much", "other: is unset", "all in all odd")
+
+
 def schema_for(name: str) -> type | None:
     if name == "gone":
         raise PluginError("no plugin is called gone")
-    return {"mine": Schema, "odd": str}.get(name)
+    return {"mine": Schema, "odd": str, "noticing": Noticing}.get(name)
 
 
 def put(path: Path, text: str, mode: int = 0o640) -> None:
@@ -65,6 +78,26 @@ def test_notices_are_no_errors(folder: Path) -> None:
         "ok: 0 plugins configured, 1 notice",
     ]
     assert run(folder, quiet=True) == (OK, [])
+
+
+def test_a_plugin_s_own_notices(folder: Path) -> None:
+    path = folder / "plugins.d" / "a.audisp"
+    put(path, "active = yes\nplugin = noticing\nrate = 7\nrate = 8\n")
+    assert run(folder) == (
+        OK,
+        [
+            f"{path}:4: rate: 8 is much (notice)",
+            f"{path}: other: is unset (notice)",
+            f"{path}: all in all odd (notice)",
+            "ok: 1 plugin configured, 3 notices",
+        ],
+    )
+    put(path, "active = yes\nplugin = noticing\nrate = 0\n")
+    status, lines = run(folder)
+    assert status == WRONG
+    assert lines[0] == (f"{path}:2: plugin: plugin a: its notices cannot be had: RuntimeError('broken')")
+    put(path, "active = no\nplugin = noticing\nrate = 7\n")
+    assert run(folder)[1] == ["ok: 1 plugin configured, 0 notices"]
 
 
 def test_every_file_is_looked_at(folder: Path) -> None:
