@@ -84,10 +84,11 @@ class Event:
     """One event. raw: its records in string form, in order of arrival, each with its LF. origin: the source's name.
 
     node: as its sender says, "" if it does not. arrived: time.monotonic() of its first record. flags: INCOMPLETE,
-    TIMED_OUT, LATE, NO_STAMP. Compared by identity; never changes; from any thread.
+    TIMED_OUT, LATE, NO_STAMP. context: what the host knows of its process beyond the records, None if nobody looked
+    (`audisp.enrich`). Compared by identity; never changes; from any thread.
     """
 
-    __slots__ = ("_head", "_lines", "_node", "_reader", "_records", "arrived", "flags", "origin", "raw")
+    __slots__ = ("_head", "_lines", "_node", "_reader", "_records", "arrived", "context", "flags", "origin", "raw")
 
     def __init__(
         self, raw: bytes, node: bytes, head: bytes, flags: int, origin: str, arrived: float, reader: RecordReader
@@ -98,6 +99,7 @@ class Event:
         self.flags = flags
         self.origin = origin
         self.arrived = arrived
+        self.context: Any = None
         self._reader = reader
         self._lines: list[str] | None = None
         self._records: tuple[Record, ...] | None = None
@@ -372,11 +374,12 @@ def _with_strays(data: bytes) -> Iterator[Run]:
 class Batch(Block):
     """A block whose records are grouped by event, each event's records side by side; made by the assembler.
 
-    marks: flags by position of the event in the batch, for those that have any. `events` and what is made by `once`
-    are computed by the first who asks and shared by all who do.
+    marks: flags by position of the event in the batch, for those that have any. contexts: by position, `Event.context`
+    of each, None if there is none. `events` and what is made by `once` are computed by the first who asks and shared by
+    all who do.
     """
 
-    __slots__ = ("_events", "_once", "marks", "reader")
+    __slots__ = ("_events", "_once", "contexts", "marks", "reader")
 
     def __init__(
         self,
@@ -392,6 +395,7 @@ class Batch(Block):
         super().__init__(data, records, source, arrived, spooled=spooled)
         self.reader = reader
         self.marks = marks
+        self.contexts: list[Any] | None = None
         self._events: list[Event] | None = None
         self._once: dict[object, Any] | None = None
 
@@ -405,6 +409,9 @@ class Batch(Block):
                 Event(lines, node, head, marks.get(at, 0) if head else NO_STAMP, origin, arrived, reader)
                 for at, (lines, node, head) in enumerate(runs(self.data))
             ]
+            if self.contexts is not None:
+                for event, context in zip(found, self.contexts, strict=False):
+                    event.context = context
             self._events = found
         return found
 
@@ -446,17 +453,19 @@ class Batch(Block):
     def part(self, start: int, end: int | None) -> Batch:
         """The events between two places that lie between events."""
         data = self.data[start:end]
-        marks = None
-        if self.marks:
-            first = len(runs(self.data[:start]))
-            last = first + len(runs(data))
-            marks = {at - first: flags for at, flags in self.marks.items() if first <= at < last}
-        return self._with(data, marks)
+        if not self.marks and self.contexts is None:
+            return self._with(data, None, None)
+        first = len(runs(self.data[:start]))
+        last = first + len(runs(data))
+        marks = {at - first: flags for at, flags in (self.marks or {}).items() if first <= at < last}
+        return self._with(data, marks, None if self.contexts is None else self.contexts[first:last])
 
-    def _with(self, data: bytes, marks: dict[int, int] | None) -> Batch:
-        return Batch(
+    def _with(self, data: bytes, marks: dict[int, int] | None, contexts: list[Any] | None) -> Batch:
+        made = Batch(
             data, data.count(b"\n"), self.source, self.arrived, self.reader, marks or None, spooled=self.spooled
         )
+        made.contexts = contexts
+        return made
 
     def only(self, keep: list[int]) -> Batch | None:
         """The events at these positions (ascending) as a batch of their own; None for none, self for all."""
@@ -466,15 +475,19 @@ class Batch(Block):
         if not keep:
             return None
         marks: dict[int, int] = {}
-        if self.marks:
-            to, last = -1, None
+        contexts: list[Any] = []
+        if self.marks or self.contexts is not None:
+            last = None
             for at in keep:
                 # Two neighbours of one stamp are one event to whoever reads the data again.
-                to += events[at].same != last
+                if events[at].same != last or events[at].flags & NO_STAMP:
+                    contexts.append(events[at].context)
                 last = events[at].same
-                if at in self.marks:
+                if self.marks and at in self.marks:
+                    to = len(contexts) - 1
                     marks[to] = marks.get(to, 0) | self.marks[at]
-        return self._with(b"".join([events[at].raw for at in keep]), marks)
+        data = b"".join([events[at].raw for at in keep])
+        return self._with(data, marks, contexts if self.contexts is not None else None)
 
 
 def as_batch(block: Block, reader: RecordReader) -> Batch:

@@ -11,11 +11,14 @@ import attrs
 
 from audisp.config.files import OWN_CONF, read_checked
 from audisp.config.grammar import ConfigErrors, parse, shown
-from audisp.config.schema import build, key, keys, one
+from audisp.config.schema import build, choice, key, keys, one
 from audisp.config.values import capabilities, size
 from audisp.errors import ConfigError
+from audisp.parse.labels import rule
 
 NAME: Final = "audispd.conf"
+MAX_VARIABLES: Final = 64
+"""As in audisp.enrich.facts: each is looked for in every environment."""
 
 
 def _folder(words: tuple[str, ...]) -> Path:
@@ -23,6 +26,29 @@ def _folder(words: tuple[str, ...]) -> Path:
     if not word.startswith("/") or word.strip("/") == "":
         raise ValueError(f"{shown(word)} is not the absolute path of a folder")
     return Path(word)
+
+
+ENRICH: Final = ("container", "unit", "cgroup", "parents", "script", "labels")
+"""What can be found out about an event's process on a live host, beside chosen environment variables."""
+
+
+def _enrich(words: tuple[str, ...]) -> tuple[str, ...]:
+    if len(words) == 1 and words[0].lower() == "none":
+        return ()
+    return tuple(dict.fromkeys(choice(word, ENRICH) for word in words))
+
+
+def _variables(words: tuple[str, ...]) -> tuple[str, ...]:
+    for word in words:
+        if "=" in word:
+            raise ValueError(f"{shown(word)} is no name of an environment variable: it holds no '='")
+    if len(words) > MAX_VARIABLES:
+        raise ValueError(f"{len(words)} variables, {MAX_VARIABLES} at most")
+    return tuple(dict.fromkeys(words))
+
+
+def _label(text: str) -> None:
+    rule(text.split())
 
 
 @attrs.frozen
@@ -49,6 +75,14 @@ class AudispdConf:
     """Warn when this share, in percent, of 10 s of records is about ourselves; 0 = never."""
     control: bool = True
     """Whether there is a control socket (audisp status, rotate, resume)."""
+    enrich: tuple[str, ...] = key(ENRICH, read=_enrich)
+    """What to find out about the process of each event, for shapes and for plugins that want events; none: nothing."""
+    enrich_env: tuple[str, ...] = key((), read=_variables)
+    """Environment variables of a starting program that are noted; they are in no audit record."""
+    label: tuple[str, ...] = key((), repeat=True, rest=True, check=_label)
+    """NAME exe|argv|script|key PATTERN: the label that a process gets, and its children."""
+    unlabel: tuple[str, ...] = key((), repeat=True, rest=True, check=_label)
+    """The same, and it loses the label. Looked at after all `label`."""
     capabilities: tuple[str, ...] = key((), read=capabilities)
     """Capabilities to keep besides those that the configured parts name."""
 

@@ -19,7 +19,7 @@ import attrs
 
 from audisp.config.files import AUDITD_CONF, owners, read_checked
 from audisp.config.grammar import ConfigErrors, Setting, nearest, parse, shown
-from audisp.config.schema import DIGITS, build, choice, key, keys, located, number, one
+from audisp.config.schema import DIGITS, build, key, keys, located, number, one
 from audisp.config.values import Action, action, stray
 from audisp.errors import ConfigError
 

@@ -18,7 +18,7 @@ import trio
 
 from audisp import __version__
 from audisp.config.grammar import ConfigErrors
-from audisp.dispatch import ledger, statefile
+from audisp.dispatch import context, ledger, statefile
 from audisp.dispatch.actions import Actions
 from audisp.dispatch.control import send_all, serve_control
 from audisp.dispatch.crash import Crash, first_serial
@@ -40,6 +40,7 @@ from audisp.dispatch.runner import Say
 from audisp.dispatch.shaping import Shaping
 from audisp.dispatch.tail import serve_tail
 from audisp.dispatch.watchdog import watch_loop
+from audisp.enrich.enricher import Enricher
 from audisp.errors import ConfigError, SourceError, StoreError
 from audisp.shapes.registry import make_shape
 from audisp.shapes.shape import Names, Nobody, Shape, ShapeSettings
@@ -85,6 +86,7 @@ class Engine:
     roster: Roster = attrs.field(init=False)
     own: OwnActivity = attrs.field(init=False)
     shaping: Shaping = attrs.field(init=False)
+    enricher: Enricher | None = None
     names: Names = attrs.field(factory=Nobody)
     """Of this host's accounts."""
     previous: ledger.Previous = ledger.NOTHING
@@ -145,6 +147,7 @@ class Engine:
 
     async def _read(self, health: trio.Nursery, plugins: trio.Nursery, task_status: trio.TaskStatus[None]) -> None:
         """From the first record to the last."""
+        contexts = await self._contexts()
         # From here on a kill may lose something, and the next run must see that there was one.
         self.write_books(clean=False)
         health.start_soon(self._tick)
@@ -162,8 +165,21 @@ class Engine:
         with trio.move_on_at(deadline):
             for route in self.routes.values():
                 await route.flush()
+        if contexts is not None:
+            await trio.to_thread.run_sync(context.end, contexts, self.plan.own.state_dir, self.say)
         self._emit(DAEMON_END, daemon_fields("terminate", self.plan, who))
         await self.roster.stop(deadline)
+
+    async def _contexts(self) -> context.Contexts | None:
+        """The table of processes, if anybody wants to know of them."""
+        own = self.plan.own
+        if not (own.enrich or own.enrich_env) or not self.roster.knows_processes():
+            return None
+        node = (self.plan.node or b"").decode("ascii")
+        contexts = await trio.to_thread.run_sync(context.start, own, node, self.say)
+        self.router.look = contexts.add
+        self.enricher = contexts.enricher
+        return contexts
 
     async def _force(self, deadline: float) -> None:
         await trio.sleep_until(deadline)
@@ -267,7 +283,7 @@ class Engine:
     def _make_shape(self, name: str, version: str) -> Shape:
         node = self.plan.node
         host = node.decode("ascii") if node is not None else os.uname().nodename
-        return make_shape(name, ShapeSettings(version=version, names=self.names, host=host))
+        return make_shape(name, ShapeSettings(version, self.names, host, context.of))
 
     def _emit(self, type_: int, fields: str) -> None:
         block = self.internal.record(type_, fields)
@@ -428,6 +444,7 @@ class Engine:
             "sources": sources,
             "plugins": plugins,
             "assembly": {name: route.stage.view() for name, route in self.routes.items()} if self.router.wanted else {},
+            "enrichment": self.enricher.state if self.enricher is not None else {},
             "kernel": attrs.asdict(kernel) if kernel is not None else None,
             "own_activity": {"records": self.own.ours, "of": self.own.total, "percent": round(self.own.share(), 1)},
             "lost_in_crash": {name: attrs.asdict(crash) for name, crash in self.crashes.items()},

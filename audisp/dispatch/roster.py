@@ -17,7 +17,7 @@ import trio
 
 from audisp.buffer.queue import BlockQueue
 from audisp.config.grammar import Setting
-from audisp.config.plugins import PluginConf, settings_of
+from audisp.config.plugins import PluginConf, notices_of, settings_of
 from audisp.dispatch.child import ChildRunner
 from audisp.dispatch.crash import Crash
 from audisp.dispatch.folder import make_folder
@@ -199,7 +199,10 @@ class Roster:
         type_ = load_type(conf.plugin)
         if conf.name == LOG and self.plan.writes_log:
             return type_, self.log_settings(type_, conf if conf.settings else None)
-        return type_, settings_of(conf, type_.config)
+        settings: Any = settings_of(conf, type_.config)
+        for notice in notices_of(conf, settings):
+            self.say("notice", notice)
+        return type_, settings
 
     def _wanted(self, conf: PluginConf, intake: Intake, made: Made | None) -> Wanted | None:
         """How the plugin is fed: None for blocks as they come. Sets whether its queue joins what waits."""
@@ -207,6 +210,13 @@ class Roster:
         by_event = _shaped(conf) or (made is not None and made[0].wants == "events")
         intake.queue.merges = not by_event
         return Wanted(intake, selection) if by_event or selection is not None else None
+
+    def knows_processes(self) -> bool:
+        """Whether any plugin is given more of an event than its records: a shape, or the event itself."""
+        return any(
+            _shaped(entry.conf) or (isinstance(entry.runner, InProcessRunner) and entry.runner.type.wants == "events")
+            for entry in self.entries.values()
+        )
 
     def _selection(self, conf: PluginConf) -> Selection | None:
         key = (conf.filter_keep, conf.filter_drop)

@@ -39,6 +39,8 @@ class Router:
         self.reader = RecordReader()
         """Of all events: a record's text is parsed once, whoever asks."""
         self.history = History()
+        self.look: Callable[[Batch], None] | None = None
+        """Called with every batch of a live source before anybody gets it."""
         self.timeout = timeout
         """Seconds: `end_of_event_timeout`."""
 
@@ -95,7 +97,8 @@ class SourceRoute:
         self._router = router
         self._replay = replay
         self._watch = watch
-        self.stage = Stage(source, router.reader, timeout=router.timeout, recorded=replay)
+        look = None if replay else router.look
+        self.stage = Stage(source, router.reader, timeout=router.timeout, recorded=replay, look=look)
         self.waiting_for: str | None = None
         """Name of the plugin that the source waits for now."""
         self.last: Block | None = None

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 import threading
 import time
+from collections.abc import Callable
 from typing import Any, Final
 
 import attrs
@@ -52,9 +53,19 @@ class Wanted:
 class Stage:
     """One source's assembler, for whoever calls: each method may be called from any thread."""
 
-    def __init__(self, source: str, reader: RecordReader, *, timeout: float, recorded: bool) -> None:
+    def __init__(
+        self,
+        source: str,
+        reader: RecordReader,
+        *,
+        timeout: float,
+        recorded: bool,
+        look: Callable[[Batch], None] | None = None,
+    ) -> None:
+        """look: called with every batch, in order, before anybody else sees it."""
         self._assembler = Assembler(source, reader, timeout=timeout, recorded=recorded)
         self._lock = threading.Lock()
+        self._look = look
 
     @property
     def pause(self) -> float:
@@ -73,19 +84,24 @@ class Stage:
     def feed(self, block: Block) -> Batch | None:
         """Take a block in; the events that are complete now."""
         with self._lock:
-            return self._assembler.feed(block, time.monotonic())
+            return self._seen(self._assembler.feed(block, time.monotonic()))
 
     def tick(self) -> Batch | None:
         """The events that have been quiet for too long."""
         if not self._assembler.open_records:
             return None
         with self._lock:
-            return self._assembler.tick(time.monotonic())
+            return self._seen(self._assembler.tick(time.monotonic()))
 
     def flush(self) -> Batch | None:
         """All that is left: the source has ended."""
         with self._lock:
-            return self._assembler.flush(time.monotonic())
+            return self._seen(self._assembler.flush(time.monotonic()))
+
+    def _seen(self, batch: Batch | None) -> Batch | None:
+        if batch is not None and self._look is not None:
+            self._look(batch)
+        return batch
 
     def first_serial(self) -> int | None:
         """The lowest serial of what waits here."""
