@@ -5,8 +5,9 @@ tuple[str, ...] (words), Literal of words (case does not matter, the class's spe
 `| None`. A field without default is mandatory. A later occurrence of a key replaces an earlier one, as in auditd.
 
 Field metadata (all optional, see `key`): min, max (inclusive, int and float), repeat (a tuple[str, ...] field collects
-every occurrence, one item per line), rest (a str takes the rest of the line), check (of a rest: raises ValueError), read (own reader: words -> value, raises
-ValueError with a message), name (the key, where it is not the field's name), show (text of the range in messages).
+every occurrence, one item per line), rest (a str takes the rest of the line), check (of a rest: raises ValueError),
+read (own reader: words -> value, raises ValueError with a message), name (the key, where it is not the field's name),
+show (text of the range in messages).
 """
 
 from __future__ import annotations

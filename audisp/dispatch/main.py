@@ -28,9 +28,11 @@ from audisp.dispatch.observe import end_with_reader, find_sources, report
 from audisp.dispatch.plan import PACKAGE, Options, Plan, conf_folder, load
 from audisp.dispatch.say import Level, Voice
 from audisp.dispatch.summary import ledger_table
+from audisp.enrich.names import UserNames
 from audisp.errors import AudispError, ConfigError, NotPermitted, SourceError, StoreError
 from audisp.parse.serials import Range
 from audisp.plugin import PluginType
+from audisp.shapes.registry import WITH_CONTEXT
 from audisp.sources.contract import Source, SourceSpec
 from audisp.sources.file import FileSource
 from audisp.sources.follow import FollowSource
@@ -41,6 +43,8 @@ from audisp.sources.position import PositionFile, position_name
 from audisp.sources.stdin import StdinSource
 from audisp.sources.unix import UnixSource
 
+BLOCKS_ALONE: Final = frozenset({"log", "syslog", "af_unix", "stdout", "output"})
+"""Bundled plugins: none of them wants events."""
 AUDITD_PID_FILE: Final = Path("/run/auditd.pid")
 """auditd's pid file; ours too when we stand in its place in the background."""
 LIMIT_BURST: Final = 5
@@ -316,6 +320,8 @@ def _needed(plan: Plan) -> dict[str, list[str]]:
         need("cap_audit_write", "source netlink: nudge the kernel after an overflow")
     elif any(spec.type == "multicast" for spec in plan.sources):
         need("cap_audit_control", "source multicast: ask the kernel for its counts")
+    if (plan.own.enrich or plan.own.enrich_env) and any(_looks_at_processes(conf) for conf in plan.plugins):
+        need("cap_sys_ptrace", "enrichment: programs and environments of other users' processes")
     if any(conf.command for conf in plan.plugins):
         # Of those without `user =`, too: many, such as laurel, become another user by themselves.
         for capability in privileges.FOR_USERS:
@@ -340,6 +346,11 @@ def _needed(plan: Plan) -> dict[str, list[str]]:
     return needed
 
 
+def _looks_at_processes(conf: PluginConf) -> bool:
+    """Whether a plugin may want to know of events' processes. Of a stranger's that is known only when it is loaded."""
+    return conf.shape in WITH_CONTEXT or (conf.plugin is not None and conf.plugin not in BLOCKS_ALONE)
+
+
 # ---- in trio ----
 
 
@@ -356,6 +367,7 @@ async def _main(
     engine = Engine(
         plan, sources, say, actions, lambda type_, conf: log_settings(engine.plan, type_, conf), previous=previous
     )
+    engine.names = UserNames()
     async with trio.open_nursery() as nursery:
         with trio.open_signal_receiver(*SIGNALS) as signals:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)

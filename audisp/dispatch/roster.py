@@ -36,6 +36,7 @@ from audisp.errors import AudispError, PluginError, StoreError
 from audisp.parse.filter import Selection, compile_filter
 from audisp.plugin import PluginType
 from audisp.record import Block
+from audisp.shapes.registry import WITH_CONTEXT
 
 RELOAD_SECONDS: Final = 5.0
 """What a plugin that is removed by a reload may take to read what it has been sent."""
@@ -212,9 +213,10 @@ class Roster:
         return Wanted(intake, selection) if by_event or selection is not None else None
 
     def knows_processes(self) -> bool:
-        """Whether any plugin is given more of an event than its records: a shape, or the event itself."""
+        """Whether any plugin is given more of an event than its records: by its shape, or with the event itself."""
         return any(
-            _shaped(entry.conf) or (isinstance(entry.runner, InProcessRunner) and entry.runner.type.wants == "events")
+            entry.conf.shape in WITH_CONTEXT
+            or (isinstance(entry.runner, InProcessRunner) and entry.runner.type.wants == "events")
             for entry in self.entries.values()
         )
 

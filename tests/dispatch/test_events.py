@@ -186,8 +186,11 @@ async def test_a_reload_turns_filters_and_shapes_on_and_off_and_loses_nothing(wo
         for extra in ("", "shape = text\n", "filter_drop = uid r= 0\n", ""):
             world.recorder("a", extra)
             engine.ask("reload")
-            await until(lambda: not engine._asked)
-            await until(lambda: entry(engine, "a").conf.shape == ("text" if "shape" in extra else None))  # noqa: B023
+            wanted = ("text" if "shape" in extra else None, ("uid r= 0",) if "filter" in extra else ())
+            await until(
+                lambda: (entry(engine, "a").conf.shape, entry(engine, "a").conf.filter_drop) == wanted  # noqa: B023
+                and entry(engine, "a").runner.state == "running"
+            )
             await feed.lines(*EXEC, *OPEN)
         await until(lambda: feed.books.routed == 25)
         await until(lambda: entry(engine, "a").intake.books().waiting == 0)
