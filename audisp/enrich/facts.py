@@ -9,7 +9,7 @@ import attrs
 
 from audisp.parse.cgroup import Container, Placement
 from audisp.parse.labels import LabelRules
-from audisp.parse.processes import UNKNOWN, Image, Process, Unknown
+from audisp.parse.processes import MAX_ENTRIES, UNKNOWN, Image, Process, Unknown
 
 EXEC: Final = frozenset({"execve", "execveat"})
 """System calls that start a program in the process (execve(2))."""
@@ -28,6 +28,14 @@ ALL: Final = frozenset(PARTS)
 
 MAX_VARIABLES: Final = 64
 """Environment variables that may be chosen; each is looked for in every environment."""
+
+
+MIN_PROCESSES: Final = 256
+"""Fewer would not hold the chains of one login session's services."""
+MAX_PROCESSES: Final = 65_536
+"""What a dump holds; 128 MiB."""
+PROCESS_BYTES: Final = 2_048
+"""Of memory for each process remembered."""
 
 
 @attrs.frozen
@@ -71,13 +79,15 @@ class EnrichSettings:
 
     inherit: what a process that ended before we could look has of its parent's place: `container` (nobody leaves a
     container by himself, so a child of one in it is in it; all else is unknown), or `all`, which is right unless the
-    child was moved between its fork and its exec, as service managers and container runtimes do.
+    child was moved between its fork and its exec, as service managers and container runtimes do. processes: how many
+    are remembered, MIN_PROCESSES to MAX_PROCESSES.
     """
 
     parts: frozenset[Name] = ALL - {"environment"}
     environment: tuple[str, ...] = ()
     labels: LabelRules = attrs.field(factory=LabelRules)
     inherit: Literal["container", "all"] = "container"
+    processes: int = MAX_ENTRIES
 
 
 @attrs.frozen

@@ -11,7 +11,7 @@ import attrs
 
 from audisp.enrich import kept
 from audisp.enrich.enricher import Enricher
-from audisp.enrich.facts import EnrichSettings
+from audisp.enrich.facts import PROCESS_BYTES, EnrichSettings
 from audisp.enrich.proc import Part, ProcReader, Sight
 from audisp.enrich.worker import Say
 from audisp.errors import ParseError, StoreError
@@ -20,8 +20,8 @@ from audisp.parse.processes import TRUST_MS, ProcessTable
 
 SEED_SECONDS: Final = 5.0
 """How long filling the table may hold up the start. A thousand processes take some 0.2 s."""
-SEED_PROCESSES: Final = 8_192
-"""Processes looked at: half of what the table holds. The rest is looked at when it is heard of."""
+SEED_PROCESSES: Final = 4_096
+"""Processes looked at, at most. The rest is looked at when it is heard of."""
 FORKS_PER_MS: Final = 10
 """What the fastest of hosts makes of processes; with the number of numbers, how soon one can come back."""
 MAX_TRUST_MS: Final = 60_000
@@ -97,7 +97,7 @@ def seed(
                 problem = found
         stamp = int(wall() * 1000)
         for sight in sights:
-            enricher.learn(sight, stamp)
+            enricher.census.learn(sight, stamp, renew=True)
     if problem is not None:
         raise problem
     return Seeded(len(sights), whole, restored)
@@ -110,7 +110,8 @@ def begin(settings: EnrichSettings, say: Say, path: Path | None = None, *, root:
     path: the file of `finish`. Reading environments, and programs of other users, needs CAP_SYS_PTRACE.
     """
     reader = ProcReader(say, root=root)
-    table = ProcessTable(trust_ms=trust_ms())
+    size = settings.processes
+    table = ProcessTable(max_entries=size, max_bytes=size * PROCESS_BYTES, trust_ms=trust_ms())
     why = reader.problem()
     if why is not None:
         say("warning", f"enrichment: {why}: nothing is read there, and only events tell of processes")

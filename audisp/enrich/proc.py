@@ -39,7 +39,7 @@ STATUS_BYTES: Final = 16 * 1024
 STAT_BYTES: Final = 4_096
 """Of /proc/PID/stat: 52 numbers and a name of 64 bytes."""
 MAX_PIDS: Final = 32_768
-"""Processes listed at most, when the table is filled at the start: twice what it holds."""
+"""Processes listed at most, when the table is filled at the start: more than are looked at."""
 HOST_PID_NAMESPACE: Final = "pid:[4026531836]"
 """The first pid namespace (PROC_PID_INIT_INO, 0xEFFFFFFC, linux/proc_ns.h): the kernel's audit records count in it."""
 MISSES: Final = frozenset({errno.ENOENT, errno.ESRCH})
@@ -151,6 +151,9 @@ class _Look(Job):
         ):
             if self.given_up or not part & self._parts:
                 continue
+            if self.last and part & Part.MEMORY:
+                self.missing[part] = "off"
+                continue
             self.now = part
             self.doing = f"reading {(part.name or '').lower()} of {self._path}"
             try:
@@ -159,7 +162,7 @@ class _Look(Job):
                 self.missing[part] = _reason(problem)
                 if part is Part.STAT:
                     return
-        if self._parts & Part.MEMORY and not self.given_up:
+        if self._parts & Part.MEMORY and not self.given_up and not self.last:
             self._compare(folder)
 
     def _stat(self, folder: int) -> None:
@@ -270,15 +273,16 @@ class ProcReader:
         raises: what could not be read is `missing`."""
         wanted = parts | Part.STAT
         refused: dict[Part, str] = {}
-        if parts & Part.MEMORY:
-            why = self._no_memory()
-            if why:
-                refused = {part: why for part in (Part.CMDLINE, Part.ENVIRON) if part & parts}
-                wanted &= ~Part.MEMORY
+        if parts & Part.MEMORY and self._clock() < self._memory_from:
+            refused = {part: "late" for part in (Part.CMDLINE, Part.ENVIRON) if part & parts}
+            wanted &= ~Part.MEMORY
         look = _Look(self._root, pid, wanted, names)
         outcome = self._worker.run(look, deadline)
         if outcome is Outcome.LATE and look.now & Part.MEMORY:
             self._memory_from = self._clock() + self._rest
+        if look.last and not self._memory_off:
+            self._memory_off = True
+            self._say("warning", "audisp-proc: environments and arguments are not read from /proc any more")
         found, missing = dict(look.found), dict(look.missing)
         missing.update(refused)
         if outcome is not Outcome.DONE or Part.STAT in missing:
@@ -330,15 +334,6 @@ class ProcReader:
     def close(self) -> None:
         """No more reading."""
         self._worker.close()
-
-    def _no_memory(self) -> str | None:
-        # Why the processes' own memory is not read now.
-        if self._worker.last:
-            if not self._memory_off:
-                self._memory_off = True
-                self._say("warning", "audisp-proc: environments and arguments are not read from /proc any more")
-            return "off"
-        return "late" if self._clock() < self._memory_from else None
 
 
 _FIELDS: Final = (

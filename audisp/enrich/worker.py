@@ -53,6 +53,8 @@ class Job:
     def __init__(self) -> None:
         self.given_up = False
         """The caller has gone on; what is found now is found for nobody."""
+        self.last = False
+        """The thread that does it is the last there will be: what is known to hang is not to be tried."""
         self.doing = "nothing yet"
         """What may be hanging, for the message."""
         self.failure: BaseException | None = None
@@ -123,11 +125,6 @@ class Worker:
         self._lock = threading.Lock()
         self._thread: _Thread | None = None
 
-    @property
-    def last(self) -> bool:
-        """Whether no thread may be abandoned any more: what is known to hang should not be asked of the last."""
-        return self.abandoned >= self._spares
-
     def run(self, job: Job, deadline: float = DEADLINE) -> Outcome:
         """Have it done, waiting for at most `deadline` seconds. Raises what the job raised."""
         with self._lock:
@@ -135,6 +132,7 @@ class Worker:
             if thread is None or thread.jobs.qsize() >= MAX_WAITING:
                 self.refused += 1
                 return Outcome.OFF if self.off else Outcome.BUSY
+            job.last = self.abandoned >= self._spares
             thread.jobs.put(job)
         if not job.wait(deadline):
             with self._lock:
@@ -170,7 +168,7 @@ class Worker:
             if self._clock() - stuck < self._rest:
                 return None
             thread.dismissed = True
-            if self.last:
+            if self.abandoned >= self._spares:
                 self._end(
                     f"{self._name}: {thread.doing} hangs, as {self.abandoned} before did: nothing is read any more"
                 )

@@ -25,7 +25,8 @@ from audisp.parse.processes import (
     ARGV_BYTES,
     ARGV_WORDS,
     COMM,
-    MAX_ENTRIES,
+    EVENT_ID,
+    MAX_STAMP,
     TEXT,
     UNKNOWN,
     Image,
@@ -38,11 +39,11 @@ from audisp.parse.processes import (
 VERSION: Final = 1
 """Raised with every change of a row; another version is left out as a whole."""
 MAX_DUMP: Final = 8 << 20
-"""Bytes of a dump, written or read. 16,384 entries of a real host take about 6 MiB."""
+"""Bytes of a dump, written or read. The 8,192 entries of a full table take about 3 MiB (350 bytes each)."""
+MAX_ROWS: Final = 65_536
+"""Entries of a dump: more than any table is configured to hold."""
 _HEAD: Final = 128
 """Bytes left for what stands around the rows."""
-_TOP: Final = 1 << 62
-"""Largest number believed: any pid, time or tick is far below."""
 _PIDS: Final = 1 << 31
 _ROW: Final = 18
 
@@ -59,7 +60,7 @@ class Restored:
 
 def dump(table: ProcessTable, boot: str, limit: int = MAX_DUMP) -> bytes:
     """The table, in at most `limit` bytes. boot: /proc/sys/kernel/random/boot_id."""
-    packer = msgpack.Packer(unicode_errors="surrogateescape")
+    packer = msgpack.Packer(unicode_errors="surrogatepass")
     rows: list[bytes] = []
     room = limit - _HEAD - len(boot)
     for entry in reversed(list(table)):
@@ -83,7 +84,7 @@ def restore(table: ProcessTable, data: bytes, boot: str, alive: Mapping[int, int
         raise ParseError(f"a dump of processes has at most {MAX_DUMP} bytes, not {len(data)}")
     try:
         found = msgpack.unpackb(
-            data, unicode_errors="surrogateescape", strict_map_key=True, max_array_len=MAX_ENTRIES, max_map_len=16
+            data, unicode_errors="surrogatepass", strict_map_key=True, max_array_len=MAX_ROWS, max_map_len=16
         )
     except (ValueError, msgpack.UnpackException) as problem:
         raise ParseError(f"no dump of processes: {problem}") from problem
@@ -156,7 +157,7 @@ class _Row:
 
     def __init__(self, row: object) -> None:
         parts = _list(row, _ROW)
-        pid, born = _number(parts[0], 1, _PIDS), _number(parts[1], 0, _TOP)
+        pid, born = _number(parts[0], 1, _PIDS), _number(parts[1], 0, MAX_STAMP)
         argv = parts[7]
         self.process = Process(
             pid,
@@ -168,13 +169,13 @@ class _Row:
             _text(parts[6], COMM),
             None if argv is None else _words(argv, ARGV_WORDS, ARGV_BYTES),
             _flag(parts[8]),
-            _text(parts[9], MAX_NAME),
+            _text(parts[9], EVENT_ID),
             _script(parts[10]),
             _place(parts[11]),
             _words(parts[12], MAX_RULES, MAX_NAME),
             _image(parts[13]),
         )
-        self.seen = _number(parts[14], 0, _TOP)
+        self.seen = _number(parts[14], 0, MAX_STAMP)
         self.ended = _or_none(parts[15])
         self.certain = _flag(parts[16])
         self.nested = None if parts[17] is None else _flag(parts[17])
@@ -192,7 +193,7 @@ def _number(value: object, low: int, high: int) -> int:
     return value
 
 
-def _or_none(value: object, high: int = _TOP) -> int | None:
+def _or_none(value: object, high: int = MAX_STAMP) -> int | None:
     return None if value is None else _number(value, 0, high)
 
 
@@ -221,7 +222,7 @@ def _key(value: object) -> Key | None:
     if value is None:
         return None
     pid, born = _list(value, 2)
-    return _number(pid, 1, _PIDS), _number(born, 0, _TOP)
+    return _number(pid, 1, _PIDS), _number(born, 0, MAX_STAMP)
 
 
 def _script(value: object) -> str | Unknown | None:
@@ -234,10 +235,10 @@ def _image(value: object) -> Image | None:
     pid, born, exe, comm, event_id = _list(value, 5)
     return Image(
         _number(pid, 1, _PIDS),
-        _number(born, 0, _TOP),
+        _number(born, 0, MAX_STAMP),
         _text(exe, TEXT),
         _text(comm, COMM),
-        _text(event_id, MAX_NAME),
+        _text(event_id, EVENT_ID),
     )
 
 

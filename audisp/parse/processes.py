@@ -28,12 +28,13 @@ import attrs
 
 from audisp.parse.cgroup import Placement
 
-MAX_ENTRIES: Final = 16_384
-"""Processes known at a time, living and ancestors of living. A busy host has a few thousand."""
+MAX_ENTRIES: Final = 8_192
+"""Processes known at a time, living and dead. A busy host has a thousand; the rest is room for ancestors that are gone,
+and for those of which nobody tells that they are."""
 MAX_BYTES: Final = 16 << 20
-"""Of all entries together, as `size_of` estimates them."""
-ENTRY_BYTES: Final = 1_000
-"""What an entry costs without its texts (measured with tracemalloc: 800 to 950)."""
+"""Of all entries together, as `size_of` estimates them: 2 KiB for each."""
+ENTRY_BYTES: Final = 1_500
+"""What an entry costs without its texts (measured with tracemalloc: 1,100 for itself, and up to 400 for `made`)."""
 MAX_BIRTHS: Final = 4_096
 """Children that were forked and have not been heard of since. clone3 does not say whether it made a thread, whose
 number is never heard of; so these wait apart, and thread pools push no process out of the table."""
@@ -45,6 +46,10 @@ TEXT: Final = 4_096
 """Characters kept of a path (PATH_MAX)."""
 COMM: Final = 64
 """Characters kept of a process's name; the kernel has 15 for programs, and up to 63 for its own threads."""
+EVENT_ID: Final = 64
+"""Characters kept of an event's id; the kernel's have some 25."""
+MAX_STAMP: Final = 1 << 62
+"""Stamps, and process numbers and starts with them, are below."""
 MAX_CHAIN: Final = 16
 """Ancestors that a chain goes back at most. A login shell has 4 to 6."""
 SKEW_MS: Final = 1_000
@@ -126,12 +131,13 @@ class Chain:
 
 @attrs.define(eq=False)
 class Entry:
-    """A process's place in the table. To be changed by the table alone, but for the last four, which are the owner's.
+    """A process's place in the table. To be changed by the table alone, but for the last five, which are the owner's.
 
     seen: stamp at which it was last known to be alive. certain: `born` is no later than its true start. ended: stamp of
     its end, if known. linked: others have it as parent. forked: a fork event told of it, so it began with what its
-    maker had then. nested: it counts processes in another namespace. checked: the owner's clock when /proc was last
-    asked. gone: /proc had it no more. made: what the owner made of it; None after every change.
+    maker had then. nested: it counts processes in another namespace. checked: the owner's clock when /proc last showed
+    it. asked: when /proc was last asked. gone: /proc had it no more. made: what the owner made of it; None after every
+    change.
     """
 
     process: Process
@@ -143,6 +149,7 @@ class Entry:
     forked: bool = False
     nested: bool | None = None
     checked: float = float("-inf")
+    asked: float = float("-inf")
     gone: bool = False
     made: Any = None
 
@@ -311,7 +318,7 @@ class ProcessTable:
         """A program was started in this process; what the caller does not say afterwards (script, place) is unknown."""
         entry = self.find(pid, stamp)
         own = entry is not None
-        if entry is None or not self.same(entry, ppid, stamp, ticks):
+        if entry is None or not self.same(entry, ppid, stamp, ticks, born):
             own = False
             entry = self.appear(pid, ppid, stamp, ticks=ticks, born=born)
         old = entry.process
@@ -325,19 +332,24 @@ class ProcessTable:
             comm=None if comm is None else comm[:COMM],
             argv=kept,
             argv_cut=cut,
-            event_id=event_id,
+            event_id=None if event_id is None else event_id[:EVENT_ID],
             script=UNKNOWN,
             spawner=old.image if own else old.spawner or (None if parent is None else parent.process.image),
         )
         self.touch(entry, stamp)
         return entry
 
-    def same(self, entry: Entry, ppid: int | None, stamp: int, ticks: int | None) -> bool:
-        """Whether the process that did something at `stamp` is this entry's: by the start time, which is proof, else
-        by a parent that is still the same within the time that numbers stay out of use."""
+    def same(
+        self, entry: Entry, ppid: int | None, stamp: int, ticks: int | None = None, born: int | None = None
+    ) -> bool:
+        """Whether the process that did something at `stamp` is this entry's: by the start time that /proc shows, which
+        is proof, else by a parent that is still the same within the time that numbers stay out of use."""
         process = entry.process
-        if ticks is not None and process.ticks is not None:
-            return ticks == process.ticks
+        if ticks is not None and born is not None:
+            if process.ticks is not None:
+                return ticks == process.ticks
+            # It was seen at work, or born, at a known time; who has the number now must have been there then.
+            return born <= process.born + SKEW_MS and not (entry.certain and born < process.born - SKEW_MS)
         if ppid is not None and process.ppid is not None and ppid != process.ppid:
             parent = None if process.parent is None else self._entries.get(process.parent)
             if parent is None or parent.ended is None:

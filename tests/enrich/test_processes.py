@@ -193,6 +193,27 @@ def test_another_start_time_is_another_process() -> None:
     assert same is new
 
 
+@pytest.mark.parametrize(
+    ("forked", "born", "same"),
+    [
+        (False, T - 100_000, True),
+        (False, T + SKEW_MS, True),
+        (False, T + SKEW_MS + 1, False),
+        (True, T - 100_000, False),
+        (True, T, True),
+        (True, T + SKEW_MS + 1, False),
+    ],
+)
+def test_who_has_the_number_now_was_there_when_the_entry_was_first_seen(forked: bool, born: int, same: bool) -> None:
+    table = ProcessTable()
+    entry = start(table, 10, 1, T)
+    if forked:
+        table.fork(start(table, 5, 1, T), 10, T + 5000)
+        table.fork(start(table, 5, 1, T), 20, T)
+        entry = table.appear(20, 5, T)
+    assert table.same(entry, None, T + 50_000, 7, born) == same
+
+
 def test_a_younger_entry_is_no_parent() -> None:
     table = ProcessTable()
     start(table, 10, 1, T + 100_000, ticks=20_000, born=T + 90_000)
@@ -411,7 +432,7 @@ class _World:
 
     def known(self, being: _Being) -> Entry:
         entry = self.table.find(being.pid, self.now)
-        if entry is None or not self.table.same(entry, being.ppid, self.now, None):
+        if entry is None or not self.table.same(entry, being.ppid, self.now):
             entry = self.table.appear(being.pid, being.ppid, self.now)
         if entry.process.exe != being.exes[-1]:  # every event says it
             self.table.change(entry, exe=being.exes[-1])
