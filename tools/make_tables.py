@@ -388,11 +388,19 @@ def mapping(name: str, kind: str, items: Mapping[str, str], doc: str) -> str:
     return f'{name}: Final[Mapping[{kind}]] = MappingProxyType(\n    {{\n{body}    }}\n)\n"""{doc}"""\n'
 
 
+def source(folder: Path, pattern: str) -> Path:
+    """The one package of this name; ends the program if it is not there."""
+    found = sorted(folder.glob(pattern))
+    if len(found) != 1:
+        sys.exit(f"make_tables: {folder} has {len(found)} of {pattern}, and must have one (see the top of this file)")
+    return found[0]
+
+
 def render(folder: Path) -> dict[str, str]:
     """Every module by its name."""
-    zig = next(iter(sorted(folder.glob("ziglang-*.whl"))))
-    calls = next(iter(sorted(folder.glob("system_calls-*.whl"))))
-    kernel = next(iter(sorted(folder.glob("linux-headers-*-common_*.deb"))))
+    zig = source(folder, "ziglang-*.whl")
+    calls = source(folder, "system_calls-*.whl")
+    kernel = source(folder, "linux-headers-*-common_*.deb")
     headers = Headers(zig)
     asked = "libaudit1 and libauparse0 3.0.9 (Debian)"
     linux = f"headers of Linux {headers.version} ({'-'.join(zig.name.split('-')[:2])}, PyPI)"
@@ -444,6 +452,8 @@ def render(folder: Path) -> dict[str, str]:
 
 
 def main() -> int:
+    if len(sys.argv) < 2:
+        sys.exit(__doc__)
     folder, *options = sys.argv[1:]
     differs = False
     for name, text in render(Path(folder)).items():
