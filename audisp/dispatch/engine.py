@@ -103,7 +103,7 @@ class Engine:
 
     def __attrs_post_init__(self) -> None:
         self.internal = Internal(self.plan.node)
-        self.router.timeout = self.plan.auditd.end_of_event_timeout
+        self._take_formats(self.plan)
         self.own = OwnActivity(self.say, self.plan.own.own_activity_warn)
         # As many as there are commands, so that sending never has to wait.
         self._send, self._receive = trio.open_memory_channel(len(get_args(Command)))
@@ -120,6 +120,11 @@ class Engine:
             self.shaping,
             crashes=dict(self.crashes),
         )
+
+    def _take_formats(self, plan: Plan) -> None:
+        """What of auditd.conf says how records and events are made."""
+        self.router.timeout = plan.auditd.end_of_event_timeout
+        self.router.names = self.internal.names = self.names if plan.auditd.log_format == "enriched" else None
 
     # ---- the tree ----
 
@@ -190,6 +195,7 @@ class Engine:
         route = self.router.route(
             source.name,
             replay=source.kind == "replay",
+            kernel=isinstance(source, NetlinkSource),
             watch=None if source.kind == "replay" or source.name == "netlink" else self.own.see,
         )
         self.routes[source.name] = route
@@ -275,7 +281,7 @@ class Engine:
         )
         done = await self.roster.reload(plugins, plan)
         self.plan = plan
-        self.router.timeout = plan.auditd.end_of_event_timeout
+        self._take_formats(plan)
         self.own.warn_percent = plan.own.own_activity_warn
         self.say("notice", f"reload: {', '.join(done) or 'nothing had changed'}")
         self._emit(DAEMON_CONFIG, daemon_fields("reconfigure state=changed", self.plan, who))

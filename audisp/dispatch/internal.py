@@ -10,6 +10,8 @@ import threading
 import time
 
 from audisp.buffer.queue import Gap
+from audisp.parse.enriched import enrich_lines
+from audisp.parse.interpret import Names
 from audisp.parse.types import type_name
 from audisp.record import Block
 
@@ -23,6 +25,8 @@ class Internal:
     """Maker of the dispatcher's own records. node: as name_format says, None without."""
 
     def __init__(self, node: bytes | None = None) -> None:
+        self.names: Names | None = None
+        """Of this host's accounts, if records are to be in ENRICHED format; None: RAW."""
         self._lock = threading.Lock()
         self._serial = random.randrange(FIRST_SERIAL_BELOW)  # noqa: S311 - a starting number, not a secret
         self.node = node
@@ -36,6 +40,8 @@ class Internal:
         seconds, millis = int(now), int(now * 1000) % 1000
         body = fields.encode("utf-8", "surrogateescape").replace(b"\n", b" ").replace(b"\0", b" ")
         line = b"type=%b msg=audit(%d.%03d:%d): %b\n" % (type_name(type_), seconds, millis, serial, body)
+        if self.names is not None:
+            line = enrich_lines(line, self.names)
         if self.node:
             line = b"node=%b %b" % (self.node, line)
         return Block(line, 1, "internal", time.monotonic(), own=own)

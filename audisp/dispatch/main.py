@@ -365,9 +365,14 @@ async def _main(
     sys.setswitchinterval(SWITCH_SECONDS)
     actions = Actions(voice, mail_to=plan.auditd.action_mail_acct)
     engine = Engine(
-        plan, sources, say, actions, lambda type_, conf: log_settings(engine.plan, type_, conf), previous=previous
+        plan,
+        sources,
+        say,
+        actions,
+        lambda type_, conf: log_settings(engine.plan, type_, conf),
+        previous=previous,
+        names=UserNames(),
     )
-    engine.names = UserNames()
     async with trio.open_nursery() as nursery:
         with trio.open_signal_receiver(*SIGNALS) as signals:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)

@@ -17,6 +17,8 @@ from audisp.dispatch.history import History
 from audisp.dispatch.intake import Intake
 from audisp.dispatch.stage import Stage, Wanted
 from audisp.event import Batch, as_batch
+from audisp.parse.enriched import Enricher
+from audisp.parse.interpret import Names
 from audisp.parse.record import RecordReader
 from audisp.record import Block
 from audisp.sources.contract import Stopped
@@ -39,6 +41,8 @@ class Router:
         self.reader = RecordReader()
         """Of all events: a record's text is parsed once, whoever asks."""
         self.history = History()
+        self.names: Names | None = None
+        """Of this host's accounts, if the kernel's records are to be in ENRICHED format; None: RAW."""
         self.look: Callable[[Batch], None] | None = None
         """Called with every batch of a live source before anybody gets it."""
         self.timeout = timeout
@@ -85,15 +89,33 @@ class Router:
         for intake, rest in full:
             intake.squeeze_in(rest)
 
-    def route(self, source: str = "", *, replay: bool, watch: Callable[[Block], None] | None = None) -> SourceRoute:
-        """The route for one source. watch: looks at each of its blocks after it has been routed."""
-        return SourceRoute(self, source, replay, watch)
+    def route(
+        self,
+        source: str = "",
+        *,
+        replay: bool,
+        watch: Callable[[Block], None] | None = None,
+        kernel: bool = False,
+    ) -> SourceRoute:
+        """The route for one source. watch: looks at each of its blocks after it has been routed. kernel: its records
+        come from this host's kernel, and get the format that auditd.conf says."""
+        return SourceRoute(self, source, replay, watch, kernel=kernel)
 
 
 class SourceRoute:
     """One source's way in; implements `audisp.sources.contract.Route`."""
 
-    def __init__(self, router: Router, source: str, replay: bool, watch: Callable[[Block], None] | None = None) -> None:
+    def __init__(
+        self,
+        router: Router,
+        source: str,
+        replay: bool,
+        watch: Callable[[Block], None] | None = None,
+        *,
+        kernel: bool = False,
+    ) -> None:
+        self._kernel = kernel
+        self._enricher: Enricher | None = None
         self._router = router
         self._replay = replay
         self._watch = watch
@@ -109,6 +131,8 @@ class SourceRoute:
     def _offer(self, block: Block) -> Full | None:
         """Offer to all."""
         router = self._router
+        if self._kernel and router.names is not None:
+            block = self._enriched(block, router.names)
         full = router.offer(block, self._replay)
         router.history.note(block, router.intakes, events=False, marks=None)
         if router.wanted:
@@ -121,6 +145,13 @@ class SourceRoute:
         if self._watch is not None:
             self._watch(block)
         return full
+
+    def _enriched(self, block: Block, names: Names) -> Block:
+        """The block in ENRICHED format. Its own thread's memory, so that no lock is needed."""
+        if self._enricher is None:
+            self._enricher = Enricher(names)
+        data = self._enricher.enrich(block.data, block.arrived)
+        return Block(data, block.records, block.source, block.arrived, spooled=block.spooled)
 
     def send_blocking(self, block: Block) -> None:
         """From a reader thread. Raises Stopped if the engine goes down while a plugin has no room."""
