@@ -11,7 +11,7 @@ from typing import Final, Literal, Protocol
 
 import attrs
 
-from audisp.record import MAX_RECORD, STAMP
+from audisp.record import STAMP
 from audisp.sources.compressed import CHUNK, Damaged, LogReader
 from audisp.sources.position import NO_STAMP, Position, Stamp, digest
 
@@ -41,9 +41,6 @@ class Store(Protocol):
     def size(self) -> int | None:
         """Bytes it has now; None where that is not known before they are unpacked. Raises OSError."""
 
-    def end(self, most: int) -> int:
-        """Where it ends, or `most` if that is before. Raises OSError."""
-
     def close(self) -> None:
         """Close the descriptor."""
 
@@ -63,10 +60,6 @@ class PlainStore:
     def size(self) -> int:
         """See Store."""
         return os.fstat(self._file).st_size
-
-    def end(self, most: int) -> int:
-        """See Store."""
-        return min(most, self.size())
 
     def close(self) -> None:
         """See Store."""
@@ -106,11 +99,6 @@ class PackedStore:
     def size(self) -> None:
         """See Store."""
 
-    def end(self, most: int) -> int:
-        """See Store."""
-        self.read(most, 1)
-        return min(most, self._start + len(self._kept))
-
     def close(self) -> None:
         """See Store."""
         self._log.close()
@@ -124,6 +112,8 @@ class Opened:
     device: int
     inode: int
     store: Store
+    since: int = 0
+    """Nanoseconds: what was written to it later than that was not read when it was opened."""
     at: int = 0
     """The next byte to be read."""
     window: bytes = b""
@@ -177,12 +167,13 @@ class Opened:
             digest(self.tail),
             self.first,
             self.last,
+            self.since,
         )
 
     def match(self, position: Position) -> Match:
         """Whether this is that log. Nothing is moved. Raises OSError."""
         if not position.head_bytes:
-            # Nothing was read of it, so that nothing but its inode can tell it.
+            # Nothing was read of it, so that nothing but its inode tells it.
             same = (self.device, self.inode) == (position.device, position.inode)
             return "here" if same else "other"
         head = self.store.read(0, position.head_bytes)
@@ -197,16 +188,6 @@ class Opened:
         self.first, self.last = stamp_of(self.head), last
         self.tail = self.window = self.store.read(max(0, offset - TAIL), min(TAIL, offset))
         self.at = self.offset = offset
-
-    def line_start(self, most: int) -> int | None:
-        """Behind the last line end in the first `most` bytes, or in all there are.
-
-        None if they have no line end within the length of a record. Raises OSError.
-        """
-        end = self.store.end(most)
-        start = max(0, end - MAX_RECORD)
-        found = self.store.read(start, end - start).rfind(b"\n") + 1
-        return start + found if found else None
 
 
 def stamp_of(data: bytes) -> Stamp:

@@ -1,10 +1,10 @@
 """How far a log was read, kept where kill -9 does not reach it.
 
-As the last serial (mark.py), this is a mapped page of a file, written after every block that was routed: less than a
-microsecond, and the kernel keeps it whatever happens to the process. A position is larger than what is written at once,
-so there are two slots, written in turn, each with a number and a checksum: who is killed in between leaves the one
-before. The file is synced when it is made and when it is closed; in between the kernel writes it within half a minute,
-which is what a power cut can take.
+As the last serial (mark.py), this is a mapped page of a file, written after every block that was routed: some 3 µs, and
+the kernel keeps it whatever happens to the process. A position is larger than what is written at once, so there are two
+slots, written in turn, each with a number and a checksum: who is killed in between leaves the one before. The file is
+synced when it is made and when it is closed; in between the kernel writes it within half a minute, which is what a
+power cut can take.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ NO_STAMP: Final[Stamp] = (0, 0, 0)
 
 _MAGIC: Final = b"audpos1\n"
 _MOST: Final = (1 << 64) - 1
-_SLOT: Final = struct.Struct(f"=8s{DIGEST}sQ3QII{DIGEST}s{DIGEST}s6Q")
+_SLOT: Final = struct.Struct(f"=8s{DIGEST}sQ3QII{DIGEST}s{DIGEST}s7Q")
 _CRC: Final = struct.Struct("=I")
 
 
@@ -44,7 +44,8 @@ class Position:
     """A place in a log, and what tells the log again: offset bytes of it, up to the end of a line, were read.
 
     head, tail: hashes of its first `head_bytes`, and of the last `tail_bytes` before the offset. first, last: stamps of
-    its first record and of the last one read. device and inode alone tell a file only as long as it exists.
+    its first record and of the last one read. device and inode alone tell a file only as long as it exists, and its
+    number can be another's soon after; so where nothing was read `since` is kept: all was written after that time.
     """
 
     device: int
@@ -56,6 +57,7 @@ class Position:
     tail: bytes = bytes(DIGEST)
     first: Stamp = NO_STAMP
     last: Stamp = NO_STAMP
+    since: int = 0
 
 
 def digest(data: bytes) -> bytes:
@@ -102,7 +104,7 @@ class PositionFile:
         if magic != _MAGIC or source != self._source:
             return 0, None
         first, last = (stamps[0], stamps[1], stamps[2]), (stamps[3], stamps[4], stamps[5])
-        return sequence, Position(device, inode, offset, heads, tails, head, tail, first, last)
+        return sequence, Position(device, inode, offset, heads, tails, head, tail, first, last, stamps[6])
 
     def store(self, position: Position) -> None:
         """Put it into the older slot; survives kill -9 at once."""
@@ -119,7 +121,7 @@ class PositionFile:
             position.head,
             position.tail,
             # A stamp may have twenty digits; where it is that large it only loses its use for comparison.
-            *(min(number, _MOST) for number in (*position.first, *position.last)),
+            *(min(number, _MOST) for number in (*position.first, *position.last, max(position.since, 0))),
         )
         start = self._sequence % 2 * SLOT_STRIDE
         self._map[start : start + _SLOT.size + _CRC.size] = slot + _CRC.pack(zlib.crc32(slot))

@@ -32,7 +32,7 @@ Kind = Literal["log", "number", "date"]
 
 
 class Busy(AudispError):
-    """The folder changes while it is looked at."""
+    """The folder changes while it is looked at: what was found out is no longer so, and has to be found out anew."""
 
 
 @attrs.frozen
@@ -107,23 +107,36 @@ def row(files: list[Sibling], kind: Kind | None = None) -> list[Sibling]:
     return [each for each in files if each.kind == kind != "log"] + [each for each in files if each.kind == "log"]
 
 
+def written_since(files: list[Sibling], since: int, id_: tuple[int, int]) -> list[Sibling]:
+    """The files of the row that were written to after that time (nanoseconds), that file, and the log itself.
+
+    For a place in a file of which nothing was read: all that came after it is in these, whatever they are called and
+    however they are packed by now. By its inode alone it would not be found, for that is soon another file's.
+    """
+    return [each for each in row(files) if each.changed > since or each.id == id_ or each.kind == "log"]
+
+
 def open_sibling(folder: str, file: Sibling) -> Opened:
-    """Open it, at its start. Raises OSError; FileNotFoundError also if the name leads to another file by now."""
+    """Open it, at its start. Raises OSError, or Busy if the name leads to another file by now, or to none."""
     path = os.path.join(folder, file.name)
-    number, facts = open_regular(path, links=False)
+    try:
+        number, facts = open_regular(path, links=False)
+    except FileNotFoundError as error:
+        raise Busy(f"{path}: is gone") from error
     try:
         if (facts.st_dev, facts.st_ino) != file.id:
-            raise FileNotFoundError(path)
+            raise Busy(f"{path}: is another file")
         plain = form_of(os.pread(number, MAGIC_BYTES, 0)) == "plain"
         store: Store = PlainStore(number) if plain else PackedStore(number)
     except BaseException:
         os.close(number)
         raise
-    return Opened(path, facts.st_dev, facts.st_ino, store)
+    # Of one that holds something, that itself counts as written since.
+    return Opened(path, facts.st_dev, facts.st_ino, store, facts.st_mtime_ns - bool(facts.st_size))
 
 
 def begins_as(folder: str, file: Sibling, position: Position) -> bool:
-    """Whether that file begins as the log of the position did."""
+    """Whether that file begins as the log of the position did. Raises Busy."""
     try:
         opened = open_sibling(folder, file)
     except OSError:
@@ -137,7 +150,7 @@ def begins_as(folder: str, file: Sibling, position: Position) -> bool:
 
 
 def first_stamp(folder: str, file: Sibling) -> Stamp:
-    """Stamp of the first record of that file; NO_STAMP if there is none, or it cannot be read."""
+    """Stamp of the first record of that file; NO_STAMP if there is none, or it cannot be read. Raises Busy."""
     try:
         opened = open_sibling(folder, file)
     except OSError:

@@ -21,9 +21,20 @@ import attrs
 from audisp.sources.bad import Level
 from audisp.sources.compressed import KINDS, MAGIC_BYTES, form_of, open_regular
 from audisp.sources.descriptor import READ_AHEAD
-from audisp.sources.opened import Changed, Match, Opened, stamp_of
+from audisp.sources.opened import Changed, Opened, stamp_of
+from audisp.sources.places import exact_place, open_at, place_of, read_to, shown, truncated
 from audisp.sources.position import NO_STAMP, Position, Stamp
-from audisp.sources.siblings import PROBE, Busy, Sibling, begins_as, first_stamp, listing, open_sibling, row
+from audisp.sources.siblings import (
+    PROBE,
+    Busy,
+    Sibling,
+    begins_as,
+    first_stamp,
+    listing,
+    open_sibling,
+    row,
+    written_since,
+)
 
 ABSENT_STEPS: Final = 4
 """Steps at the end of a file for which there may be none of its name before that is said: between the two system calls
@@ -73,6 +84,7 @@ class Trail:
         self._judged: list[Sibling] = []  # files that brought nothing to go on with, not to be opened again
         self._judged_size = 0
         self._absent = 0
+        self._gone = False
         self._lock = threading.Lock()
         self._busy = self._closed = False
 
@@ -157,13 +169,11 @@ class Trail:
             return
         if self._next != newer[0].id:
             # What was written before that one was begun is read first. If even that one was rotated away, whoever
-            # writes has long gone over to it; else he gets a little more time.
+            # writes has long gone over to it; else he gets a little more time. So does who is packing this one.
             self._next = newer[0].id
-            step.idle = newer[0].kind == "log"
+            step.idle = gone or newer[0].kind == "log"
             return
         opened = self._open_first(step, newer)
-        if opened is None:
-            return
         step.torn, step.idle = True, False
         step.counts.append("rotations")
         if log.store.damage is not None:
@@ -202,7 +212,9 @@ class Trail:
         if mine is not None:
             order = row(files, mine.kind)
             return ([] if mine.kind == "log" else order[order.index(mine) + 1 :]), False
-        return self._surely_newer(files, log.first), bool(log.offset)
+        if not log.offset:
+            return written_since(files, log.since, (log.device, log.inode)), False
+        return self._surely_newer(files, log.first), True
 
     def _surely_newer(self, files: list[Sibling], first: Stamp) -> list[Sibling]:
         """The files that begin after a log that began with that stamp; at least the log itself.
@@ -224,12 +236,22 @@ class Trail:
         log = next((each for each in files if each.kind == "log"), None)
         position = self._position
         opened: Opened | None = None
-        if position is not None:
-            opened = self._search(step, files, position)
+        if position is not None and not position.head_bytes:
+            written = written_since(files, position.since, (position.device, position.inode))
+            opened = self._open_first(step, written) if written else None
+        elif position is not None:
+            opened, changed = place_of(self._folder, files, position)
+            if changed:
+                step.counts.append("truncations")
+                step.said.append(("warning", changed))
             if opened is None:
                 newer = self._surely_newer(files, position.first)
+                if newer and not self._gone:
+                    # It may be about to get another name; at the next look it has one, or is gone.
+                    self._gone = step.idle = True
+                    return
                 opened = self._open_first(step, newer) if newer else None
-                if opened is not None and position.offset:
+                if opened is not None:
                     step.counts.append("gaps")
                     step.said.append(("warning", _gap(position.last, opened)))
         elif log is not None:
@@ -242,124 +264,59 @@ class Trail:
             return
         self._enter(step, opened)
 
-    def _search(self, step: Step, files: list[Sibling], position: Position) -> Opened | None:
-        """The file in which that position is, opened there; the newest if it is in several."""
-        opened = self._exact(files, position)
-        if opened is not None:
-            return opened
-        for each in _newest_first(files):
-            opened, _ = self._try(each, position)
-            if opened is not None:
-                self._cut(step, opened, position)
-                return opened
-        return None
-
-    def _exact(self, files: list[Sibling], position: Position) -> Opened | None:
-        """The same, if everything up to the position is as it was."""
-        for each in _newest_first(files):
-            opened, match = self._try(each, position)
-            if match == "here":
-                return opened
-            if opened is not None:
-                opened.store.close()
-        return None
-
-    def _try(self, file: Sibling, position: Position) -> tuple[Opened | None, Match]:
-        """Open a file if it begins as the log of the position did; at that place if all before it is as it was."""
-        try:
-            opened = open_sibling(self._folder, file)
-        except OSError:
-            return None, "other"  # what that means is said when its turn comes
-        match: Match = "other"
-        try:
-            match = opened.match(position)
-            if match == "here":
-                opened.go_to(position.offset, position.last)
-        except OSError:
-            match = "other"
-        if match != "other":
-            return opened, match
-        opened.store.close()
-        return None, match
-
     def _find_rest(self, step: Step, log: Opened) -> None:
         """The file was truncated, or written anew, while it was open."""
         position = log.position()
         files = listing(self._path)
         mine = next((each for each in files if each.id == (log.device, log.inode)), None)
-        if mine is None:
-            self._fail(step, log, FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT)))
-            return
-        own, match = self._try(mine, position)
+        own, match = (None, "other") if mine is None else open_at(self._folder, mine, position)
         if own is not None and match == "here":  # nothing but the line that was begun is another
             step.again = True
             self._enter(step, own)
             return
-        copy = self._exact([each for each in files if each is not mine], position) if position.offset else None
+        if own is not None:
+            own.store.close()
+        others = [each for each in files if each is not mine]
+        copy = exact_place(self._folder, others, position) if position.offset else None
         if copy is not None:
             # As `copytruncate` of logrotate leaves it.
-            if own is not None:
-                own.store.close()
             step.again = True
             step.counts.append("truncations")
-            step.said.append(("notice", f"it was truncated; its copy {copy.name} has the rest"))
+            step.said.append(("notice", f"{log.name} was truncated; its copy {copy.name} has the rest"))
             self._enter(step, copy)
-        elif own is not None:
-            step.again = True
-            self._cut(step, own, position)
-            self._enter(step, own)
+            return
+        if mine is None:
+            # Neither it nor a copy has a name any more: what is newer is looked for.
+            self._position = position
+            self._leave()
         else:
-            own = open_sibling(self._folder, mine)
-            step.torn = True
-            step.counts.append("truncations")
-            text = "it was truncated, and is read from its beginning"
-            step.said.append(("warning", f"{text}; {_read_to(position.last)}, and more may be missing"))
-            self._enter(step, own)
-
-    def _cut(self, step: Step, log: Opened, position: Position) -> None:
-        """It begins as it did, and is not so up to where we were: go to its end if it was cut, else begin anew.
-
-        Raises OSError, and closes it then.
-        """
-        try:
-            length = log.store.end(position.offset)
-            at = log.line_start(position.offset) if length < position.offset else None
-            if at is not None:
-                log.go_to(at, position.last)
-        except OSError:
-            log.store.close()
-            raise
+            self._enter(step, open_sibling(self._folder, mine))
+        step.torn = True
         step.counts.append("truncations")
-        if at is None:
-            text = "is not what it was any more, and is read from its beginning"
-        else:
-            text = f"was cut from {position.offset:,} bytes to {length:,}, all read before; goes on at its end"
-        step.said.append(("warning", f"{log.name} {text}; {_read_to(position.last)}"))
+        step.said.append(("warning", truncated(log.name, position)))
 
     # ---- files ----
 
-    def _open_first(self, step: Step, newer: list[Sibling]) -> Opened | None:
-        """Open the first that can be opened; None if the folder has changed. Raises OSError if none can be."""
+    def _open_first(self, step: Step, newer: list[Sibling]) -> Opened:
+        """Open the first that can be opened, of at least one. Raises Busy, or OSError if none can be."""
+        *before, last = newer
+        opened: Opened | None = None
         left_out: list[tuple[Level, str]] = []
-        for each in newer:
+        for each in before:
             try:
                 opened = open_sibling(self._folder, each)
-            except FileNotFoundError:
-                return None
+                break
             except OSError as error:
-                if each is newer[-1]:
-                    raise
                 path = os.path.join(self._folder, each.name)
                 left_out.append(("error", f"{path} is left out: {error.strerror or error}"))
-            else:
-                step.said += left_out
-                step.counts += ["gaps"] * len(left_out)
-                return opened
-        return None
+        opened = opened or open_sibling(self._folder, last)
+        step.said += left_out
+        step.counts += ["gaps"] * len(left_out)
+        return opened
 
     def _enter(self, step: Step, log: Opened) -> None:
         self._leave()
-        self._log, self._next, self._judged = log, None, []
+        self._log, self._next, self._judged, self._gone = log, None, [], False
         if log.name != self._path:
             step.state = ("info", f"reading {log.name}, which was rotated away")
 
@@ -377,21 +334,9 @@ class Trail:
         self._leave()
 
 
-def _newest_first(files: list[Sibling]) -> list[Sibling]:
-    return sorted(files, key=lambda each: (each.kind == "log", each.changed), reverse=True)
-
-
 def _gap(last: Stamp, opened: Opened) -> str:
     first = NO_STAMP
     with contextlib.suppress(OSError):
         first = stamp_of(opened.store.read(0, PROBE))
-    goes_on = f" with {_shown(first)}" if first != NO_STAMP else ""
-    return f"the file read last is gone; goes on in {opened.name}{goes_on}; {_read_to(last)}, and more may be missing"
-
-
-def _read_to(last: Stamp) -> str:
-    return f"the last record read was {_shown(last)}" if last != NO_STAMP else "nothing had been read"
-
-
-def _shown(stamp: Stamp) -> str:
-    return f"audit({stamp[0]}.{stamp[1]:03}:{stamp[2]})"
+    goes_on = f" with {shown(first)}" if first != NO_STAMP else ""
+    return f"the file read last is gone; goes on in {opened.name}{goes_on}; {read_to(last)}, and more may be missing"

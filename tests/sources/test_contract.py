@@ -7,7 +7,7 @@ from audisp.sources.contract import SourceBooks, SourceSpec, parse_source
 
 
 @pytest.mark.parametrize(
-    "text", ["netlink", "multicast", "stdin", "internal", "unix:/run/a b", "file:x.log", "file:a:b"]
+    "text", ["netlink", "multicast", "stdin", "internal", "unix:/run/a b", "file:x.log", "file:a:b", "follow:/v/a.log"]
 )
 def test_a_source_is_read_and_written_alike(text: str) -> None:
     assert str(parse_source(text)) == text
@@ -24,14 +24,18 @@ def test_type_and_path_are_told_apart() -> None:
         ("netlnk", "did you mean netlink?"),
         ("unx:/run/x", "did you mean unix:PATH?"),
         ("Stdin", "did you mean stdin?"),
-        ("/var/log/audit/audit.log", "file:/var/log/audit/audit.log or unix:/var/log/audit/audit.log"),
-        ("zzz", "use one of netlink, multicast, stdin, internal, unix:PATH, file:PATH"),
+        ("/v/audit.log", "follow:/v/audit.log, file:/v/audit.log or unix:/v/audit.log"),
+        ("folow:/x", "did you mean follow:PATH?"),
+        ("zzz", "use one of netlink, multicast, stdin, internal, unix:PATH, file:PATH, follow:PATH"),
         ("", "use one of"),
         ("stdin:/x", "stdin takes no path"),
         ("netlink:", "netlink takes no path"),
         ("unix", "write unix:PATH"),
         ("file:", "write file:PATH"),
         ("file:-", "write stdin"),
+        ("follow:", "write follow:PATH"),
+        ("follow:audit.log", "must be absolute"),
+        ("follow:/var/log/audit/", "and a file's"),
         ("file:a\0b", "not printable"),
         ("file:a\nb", "not printable"),
         ("file:\udcff", "not printable"),
