@@ -7,6 +7,7 @@ Everything is a *latin-1 view* (`audisp.parse.values`): one character per byte, 
 from __future__ import annotations
 
 import re
+from codecs import charmap_decode
 from typing import Final
 
 PLAIN_CLASS: Final = r'[^\x00-\x1f"%+\\\x7f-\xff]'
@@ -22,12 +23,16 @@ def _encoded(byte: int) -> str:
     return char if PLAIN.match(char) else f"%{byte:02x}"
 
 
-PERCENT: Final = tuple(_encoded(byte) for byte in range(256))
+PERCENT: Final = {byte: _encoded(byte) for byte in range(256)}
 """What stands in a JSON string for each byte that belongs to no character of UTF-8: the byte itself, ``\\\\"``, or
 ``%xx``. Below 0x20, 0x7F and above, ``%`` and ``+`` are percent-encoded (laurel-about(7))."""
-_SPECIAL: Final = re.compile(r'[\x00-\x1f"%+\\\x7f]')
-_ESCAPES: Final = {chr(byte): text for byte, text in enumerate(PERCENT)}
-_LOST: Final = re.compile("[\udc80-\udcff]")
+_WITH_QUOTES: Final = re.compile(r"[^\x00-\x1f%+\\\x7f-\xff]*\Z")
+_LIKE_CHARACTERS: Final = re.compile(rb"([\xc2-\xf4][\x80-\xbf]+)")
+_CHARACTERS: Final = re.compile(
+    rb"((?:[\xc2-\xdf][\x80-\xbf]|\xe0[\xa0-\xbf][\x80-\xbf]|[\xe1-\xec\xee\xef][\x80-\xbf]{2}|\xed[\x80-\x9f][\x80-\xbf]"
+    rb"|\xf0[\x90-\xbf][\x80-\xbf]{2}|[\xf1-\xf3][\x80-\xbf]{3}|\xf4[\x80-\x8f][\x80-\xbf]{2})+)"
+)
+"""Characters of UTF-8 above 0x7F (RFC 3629, section 4), and, for the search, what begins as one does."""
 
 
 def percent(text: str) -> str:
@@ -35,17 +40,29 @@ def percent(text: str) -> str:
     none become ``%xx``. Linear."""
     if PLAIN.match(text):
         return text
-    text = _SPECIAL.sub(lambda found: _ESCAPES[found[0]], text)
-    if text.isascii():
-        return text
-    decoded = text.encode("latin-1").decode("utf-8", "surrogateescape")
-    known = _LOST.sub(lambda found: f"%{ord(found[0]) - 0xDC00:02x}", decoded)
-    return known.encode("utf-8").decode("latin-1")
+    if _WITH_QUOTES.match(text):
+        return text.replace('"', '\\"')
+    return percent_bytes(text.encode("latin-1"))
 
 
 def percent_bytes(data: bytes) -> str:
-    """The same of bytes; quicker where most of them are no letters, such as addresses."""
-    return "".join([PERCENT[byte] for byte in data]) if data.isascii() else percent(data.decode("latin-1"))
+    """The same of bytes."""
+    if data.isascii():
+        return charmap_decode(data, "strict", PERCENT)[0]
+    parts = _LIKE_CHARACTERS.split(data)
+    if len(parts) == 1:
+        return charmap_decode(data, "strict", PERCENT)[0]
+    return "".join([_characters(part) if at % 2 else _bytes(part) for at, part in enumerate(parts)])
+
+
+def _bytes(data: bytes) -> str:
+    return charmap_decode(data, "strict", PERCENT)[0]
+
+
+def _characters(data: bytes) -> str:
+    """What begins as a character does."""
+    parts = _CHARACTERS.split(data)
+    return "".join([part.decode("latin-1") if at % 2 else _bytes(part) for at, part in enumerate(parts)])
 
 
 def string(text: str) -> str:

@@ -15,7 +15,7 @@ from typing import Final
 from audisp.event import NO_STAMP, Batch, Event
 from audisp.shapes.activity_process import known
 from audisp.shapes.json_text import string
-from audisp.shapes.laurel_exact import NOTHING_ADDED, Added, Exact, event_text, identity
+from audisp.shapes.laurel_exact import NOTHING, NOTHING_ADDED, Added, Exact, event_text, identity
 from audisp.shapes.laurel_fast import CALL, Fragments
 from audisp.shapes.laurel_process import added
 from audisp.shapes.shape import ShapeSettings
@@ -128,7 +128,12 @@ class Laurel:
 
     def _whole(self, whole: str, node: str, stamp: str) -> str:
         """Any event, line by line."""
+        mark, start = f" msg=audit({stamp}):", len(node)
         lines = whole.split("\n")
         lines.pop()
-        mark, start = f" msg=audit({stamp}):", len(node)
+        if len(lines) == 1:
+            key, text = self._fragments.line(lines[0][start:].replace(mark, "", 1))
+            if key.kind != NOTHING:
+                sender = f',"NODE":{string(node[_NODE:-1])}' if node else ""
+                return f'{{"ID":"{identity(stamp)}"{sender}{key.opens}{text}{key.closes}}}\n'
         return self._text(stamp, node[_NODE:-1], [line[start:].replace(mark, "", 1) for line in lines])

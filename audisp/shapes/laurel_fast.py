@@ -45,13 +45,18 @@ _TITLE: Final = re.compile(rf"proctitle=(?:{_QUOTED}|([0-9A-F]++))\Z")
 _PLAIN_TITLE: Final = re.compile(r'[^\x00-\x1f"%+\\\x7f-\xff][^\x01-\x1f"%+\\\x7f-\xff]*\Z')
 _COUNT: Final = re.compile(rf"argc=({NUMBER})\Z")
 _ARGUMENT: Final = re.compile(rf'"{PLAIN_CLASS}*"\Z')
-_ADDRESS: Final = re.compile(r"saddr=([0-9A-F]++)\Z")
+_SADDR: Final = re.compile(r"saddr=([0-9A-F]++)\Z")
 _USER: Final = re.compile(
     rf"pid=({NUMBER}) uid=({NUMBER}) auid=({NUMBER}) ses=({NUMBER})(?: subj=({_BARE}))? "
     r"msg='([^'\x1d]*+)'(?:\x1d([^']*+))?\Z"
 )
 _PAIRS: Final = re.compile(r"(?:[0-9A-F]{2})+\Z")
 _LIKE_ARGUMENT: Final = re.compile(r"a[0-9]")
+
+_ADDRESS_LINE: Final = "type=SOCKADDR "
+_ADDRESS: Final = re.compile(rf"{_ADDRESS_LINE}saddr=([0-9A-F]++)\Z")
+_ADDRESSES: Final = ',"SOCKADDR":['
+"""No text in a JSON string looks like this: its quotes would be escaped."""
 
 _HEAD_FIELDS: Final = frozenset({"arch", "syscall", "per", "success", "exit"})
 _CALL_FIELDS: Final = _HEAD_FIELDS | {"items", "ppid", "pid"} | OURS
@@ -87,6 +92,7 @@ class Fragments:
         self._path_tails: Recall[str] = Recall()
         self._added: Recall[str] = Recall()
         self._others: Recall[Entry] = Recall()
+        self._addresses: Recall[str] = Recall()
         self._keys: dict[str, Key] = {}
         self._templates: dict[str, Callable[[str], str | None]] = {
             "type=SYSCALL": self._call,
@@ -94,7 +100,7 @@ class Fragments:
             "type=CWD": self._cwd,
             "type=PROCTITLE": self._title,
             "type=EXECVE": self._execve,
-            "type=SOCKADDR": self._address,
+            "type=SOCKADDR": self._saddr,
         }
         for number, name in NAME.items():
             if number in _MESSAGES:
@@ -135,31 +141,64 @@ class Fragments:
         return key
 
     def rest(self, body: str, node: int) -> str | None:
-        """What follows a SYSCALL's object: the event's other records, each with its LF, keys and objects with a comma
+        """What follows a SYSCALL's object: the event's other records, each with its LF, as keys and objects, a comma
         before each key. node: characters of ``node=NAME `` in each line. None if they need more than to be put one
         after the other."""
-        whole = self.rests
-        found = whole.find(body) if whole.awake else None
-        if found is not None:
+        address = ""
+        recall = self.rests
+        found: str | None = None
+        if body.startswith(_ADDRESS_LINE, node):
+            # Of what is in this one record hardly anything comes twice, and of what follows it almost all.
+            line, _, body = body.partition("\n")
+            address = self._address(line[node:] if node else line)
+            found = recall.young.get(body)
+        if found is None:
+            found = recall.find(body) if recall.awake else None
+            if found is None:
+                found = self._rest(body, node)
+                if found is None:
+                    return None
+                if recall.awake:
+                    recall.put(body, found, len(body) + len(found))
+        if not address:
             return found
+        return None if _ADDRESSES in found else f"{address}{found}"
+
+    def _address(self, line: str) -> str:
+        """Key and object of a line that is a SOCKADDR's."""
+        recall = self._addresses
+        recall.asked(1)
+        known = recall.young.get(line) or recall.find(line) if recall.awake else None
+        if known is not None:
+            return known
+        found = _ADDRESS.match(line)
+        if found is not None and not len(found[1]) % 2:
+            text = f'{_ADDRESSES}{{"saddr":"{percent_bytes(bytes.fromhex(found[1]))}"}}]'
+        else:
+            text = f"{_ADDRESSES}{self._line(line)[1]}]"
+        if recall.awake:
+            recall.put(line, text, len(line) + len(text))
+        return text
+
+    def _rest(self, body: str, node: int) -> str | None:
         lines = body.split("\n")
         lines.pop()
         if node:
             lines = [line[node:] for line in lines]
         recall = self.lines
+        recall.asked(len(lines))
         awake, get = recall.awake, recall.young.get
         parts: list[str] = []
         seen = {"SYSCALL"}
         last = close = ""
         for line in lines:
-            entry = get(line) if awake else None
-            key, text = entry or self.line(line)
-            name, kind = key.name, key.kind
+            key, text = (get(line) if awake else None) or self.line(line)
+            name = key.name
             if name == last:
-                if kind != LIST:
+                if key.kind != LIST:
                     return None
                 parts.append("," + text)
-            elif kind != NOTHING:
+            elif key.kind != NOTHING:
                 if name in seen:
                     return None
                 seen.add(name)
@@ -167,11 +206,7 @@ class Fragments:
                 parts.append(text)
                 last, close = name, key.closes
         parts.append(close)
-        recall.asked(len(lines))
-        found = "".join(parts)
-        if whole.awake:
-            whole.put(body, found, len(body) + len(found))
-        return found
+        return "".join(parts)
 
     # ---- parts of lines ----
 
@@ -306,8 +341,8 @@ class Fragments:
                 return None
         return f'{{"argc":{found[1]},"ARGV":[{",".join(texts)}]}}'
 
-    def _address(self, body: str) -> str | None:
-        found = _ADDRESS.match(body)
+    def _saddr(self, body: str) -> str | None:
+        found = _SADDR.match(body)
         if found is None or len(found[1]) % 2:
             return None
         return f'{{"saddr":"{percent_bytes(bytes.fromhex(found[1]))}"}}'
