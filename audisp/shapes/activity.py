@@ -25,6 +25,9 @@ RELEASE: Final = "0.1.0"
 """What made a document, where its form wants that said. Shapes import nothing above them; a test holds it to
 `audisp.__version__`."""
 
+MAX_ADDRESS: Final = 45
+"""Characters of the longest text of an IP address (INET6_ADDRSTRLEN without its NUL, netinet/in.h)."""
+
 UNSET: Final = ("4294967295", "-1", "unset")
 """An id that is none: (uid_t)-1, as kernels print it (unsigned, older ones signed) and auditd enriches it."""
 MAX_ID: Final = 0xFFFF_FFFF
@@ -204,6 +207,8 @@ def value(type_: str, name: str, raw: str) -> str | None:
         return raw
     if raw in UNSET and name.endswith(_ID_ENDS):
         return "unset"
+    if type_ == "EXECVE" and name[:1] == "a" and name[1:].isdecimal():
+        return values.argument(raw)
     if name in values.STRINGS or raw[:1] == '"':
         found = values.string(raw)
         return None if found == "?" and name == "acct" else found
@@ -273,13 +278,21 @@ def context(label: str) -> dict[str, str]:
 
 
 def address(text: str | None) -> str | None:
-    """An IP address in its usual form; None for what is none, or has a zone that means nothing elsewhere."""
-    if text is None or len(text) > 64 or "%" in text:
+    """An IP address as it is written; None for what is none, or has a zone, which means nothing on another host."""
+    if text is None or len(text) > MAX_ADDRESS or "%" in text:
         return None
     try:
-        return str(ipaddress.ip_address(text))
+        ipaddress.ip_address(text)
     except ValueError:
         return None
+    return text
+
+
+def is_loopback(text: str) -> bool:
+    """Whether an IP address is the host's own, in either family."""
+    found = ipaddress.ip_address(text)
+    mapped = found.ipv4_mapped if isinstance(found, ipaddress.IPv6Address) else None
+    return (mapped or found).is_loopback
 
 
 # ---- what is left over ----
@@ -305,17 +318,43 @@ def free_text(record: Record) -> str:
     return values.from_text(" ".join(found))
 
 
+def items(record: Record) -> list[tuple[str, str]]:
+    """What `Record.outer_items` gives, without reading the text again where every word of it is a field, each once."""
+    fields = record.fields
+    if record.parts()[0].strip().count(" ") + 1 == len(fields):
+        return list(reversed(fields.items()))
+    return record.outer_items()
+
+
 def repeated(record: Record) -> list[tuple[str, str]]:
     """Fields that the kernel's part of a record has again, raw: views by name show the first alone."""
-    items = record.outer_items()
-    if len(items) == len(record.fields):
+    all_ = items(record)
+    if len(all_) == len(record.fields):
         return []
     found, seen = [], set()
-    for name, raw in items:
+    for name, raw in all_:
         if name in seen:
             found.append((name, raw))
         seen.add(name)
     return found
+
+
+Gathered = dict[str, str | list[str]]
+"""Fields of one record; a list where it has several of one name."""
+
+
+def gathered(fields: list[tuple[str, str]]) -> Gathered:
+    """Fields by name, in order."""
+    made: Gathered = {}
+    for name, each in fields:
+        had = made.get(name)
+        if had is None:
+            made[name] = each
+        elif isinstance(had, list):
+            had.append(each)
+        else:
+            made[name] = [had, each]
+    return made
 
 
 class Leftovers:
@@ -328,27 +367,21 @@ class Leftovers:
     __slots__ = ("_by_type",)
 
     def __init__(self) -> None:
-        self._by_type: dict[str, list[dict[str, str | list[str]]]] = {}
+        self._by_type: dict[str, list[Gathered]] = {}
 
     def __bool__(self) -> bool:
         return bool(self._by_type)
 
     def add(self, type_: str, fields: list[tuple[str, str]]) -> None:
         """Keep these (decoded) fields of one record; nothing for none."""
-        if not fields:
-            return
-        made: dict[str, str | list[str]] = {}
-        for name, each in fields:
-            had = made.get(name)
-            if had is None:
-                made[name] = each
-            elif isinstance(had, list):
-                had.append(each)
-            else:
-                made[name] = [had, each]
+        if fields:
+            self.put(type_, gathered(fields))
+
+    def put(self, type_: str, made: Gathered) -> None:
+        """Keep what `gathered` made of one record; not to be changed afterwards."""
         self._by_type.setdefault(values.from_text(type_), []).append(made)
 
-    def all(self) -> Mapping[str, list[dict[str, str | list[str]]]]:
+    def all(self) -> dict[str, list[Gathered]]:
         """What was kept."""
         return self._by_type
 

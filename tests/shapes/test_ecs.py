@@ -396,7 +396,7 @@ def test_names_of_this_host() -> None:
     ("addr", "expected"),
     [
         ("192.0.2.7", {"ip": "192.0.2.7"}),
-        ("::ffff:192.0.2.7", {"ip": "::ffff:c000:207"}),
+        ("::ffff:192.0.2.7", {"ip": "::ffff:192.0.2.7"}),
         ("client.example", {"address": "client.example"}),
         ("fe80::1%eth0", {"address": "fe80::1%eth0"}),
         ("1.2.3", {"address": "1.2.3"}),
@@ -410,11 +410,7 @@ def test_where_a_session_came_from(shape: Ecs, addr: str, expected: dict[str, st
     )
     found = document(event, shape)
     check(found)
-    assert {name: value for name, value in found["source"].items() if name != "ip"} == {
-        name: value for name, value in expected.items() if name != "ip"
-    }
-    if "ip" in expected:
-        assert ipaddress.ip_address(found["source"]["ip"]) == ipaddress.ip_address(expected["ip"])
+    assert found["source"] == expected
     assert found["user"] == {"effective": {"name": "eve"}}
     assert found["related"] == {"user": ["eve"]}
     assert found["event"]["outcome"] == "failure"
