@@ -25,12 +25,12 @@ T = TypeVar("T")
 # One match is a run of lines with one node and stamp, found at C speed: the stamp is matched once and then compared.
 # No group can match in two ways, so nothing is tried twice (each class stops at the character that follows it).
 RUN: Final = re.compile(
-    rb"(type=[^ \n]+ msg=(audit\([0-9]{1,20}\.[0-9]{1,3}:[0-9]{1,20}\):)[^\n]*\n(?:type=[^ \n]+ msg=\2[^\n]*\n)*)"
+    rb"(type=[\w[\]]+ msg=(audit\([0-9]{1,20}\.[0-9]{1,3}:[0-9]{1,20}\):)[^\n]*\n(?:type=[\w[\]]+ msg=\2[^\n]*\n)*)"
 )
 """Runs of a block without ``node=``: (lines, head), the head being ``audit(SEC.MSEC:SERIAL):``."""
 NODE_RUN: Final = re.compile(
-    rb"(((?:node=[^ \n]+ )?)type=[^ \n]+ msg=(audit\([0-9]{1,20}\.[0-9]{1,3}:[0-9]{1,20}\):)[^\n]*\n"
-    rb"(?:\2type=[^ \n]+ msg=\3[^\n]*\n)*)"
+    rb"(((?:node=[^ \n]+ )?)type=[\w[\]]+ msg=(audit\([0-9]{1,20}\.[0-9]{1,3}:[0-9]{1,20}\):)[^\n]*\n"
+    rb"(?:\2type=[\w[\]]+ msg=\3[^\n]*\n)*)"
 )
 """The same where lines may begin with ``node=NAME ``: (lines, node part, head)."""
 _ANY_LINE: Final = re.compile(rb"[^\n]*\n")
@@ -344,19 +344,23 @@ Run = tuple[bytes, bytes, bytes]
 """Lines, node part (``node=NAME `` or nothing), head (``audit(...):``, nothing for a line without a stamp)."""
 
 
-def runs(data: bytes) -> list[Run]:
-    """A block's lines, grouped where neighbours have one node and stamp; not one byte is left out."""
+def whole_runs(data: bytes) -> list[Run] | None:
+    """Lines, each with its LF, grouped where neighbours have one node and stamp; None if any line is no record."""
     if data.startswith(b"node=") or b"\nnode=" in data:
         found: list[Run] = NODE_RUN.findall(data)
     else:
         found = [(lines, b"", head) for lines, head in RUN.findall(data)]
-    if sum([len(run[0]) for run in found]) == len(data):
-        return found
-    return list(_with_strays(data))
+    return found if sum([len(run[0]) for run in found]) == len(data) else None
+
+
+def runs(data: bytes) -> list[Run]:
+    """The same of any lines: one that is no record is a run by itself, so that not one byte is left out."""
+    found = whole_runs(data)
+    return list(_with_strays(data)) if found is None else found
 
 
 def _with_strays(data: bytes) -> Iterator[Run]:
-    """The same where some line is no record: each such line is a run by itself."""
+    """Run by run, also where some line is no record."""
     at = 0
     while at < len(data):
         match = NODE_RUN.match(data, at)

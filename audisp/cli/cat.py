@@ -11,14 +11,14 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 from audisp.config.grammar import shown
-from audisp.event import Batch
+from audisp.event import Batch, Run, whole_runs
 from audisp.parse.assemble import Assembler
-from audisp.parse.form import terminal_safe
+from audisp.parse.form import longest_exceeds, terminal_safe
 from audisp.parse.frames import FrameReader, sniff
 from audisp.parse.lines import LineReader
 from audisp.parse.record import RecordReader
 from audisp.parse.stream import Reader
-from audisp.record import Block
+from audisp.record import MAX_RECORD, Block
 from audisp.shapes.shape import Shape
 from audisp.sources.compressed import Damaged, LogReader, open_log
 
@@ -55,15 +55,17 @@ class Catting:
         self._write = write
         self._pick = pick
         self._whole: Callable[[list], list[bytes]] | None = getattr(shape, "render_all", None)  # type: ignore[type-arg]
+        self._verbatim = getattr(shape, "name", "") == "raw"
         self._assembler = Assembler("cat", RecordReader(), recorded=True)
         self.events = 0
-        """Written."""
+        """Written, where each has to be looked at; else batches."""
         self.rejected = 0
         """Lines and stretches that are no records."""
 
     def take(self, pieces: Iterator[bytes]) -> None:
         """One file. Raises what reading it raises, after all that came before was taken."""
         reader: Reader | None = None
+        tail = b""
         try:
             for data in pieces:
                 if reader is None:
@@ -71,12 +73,40 @@ class Catting:
                     if form is None:
                         continue
                     reader = FrameReader() if form == "binary" else LineReader()
+                if isinstance(reader, LineReader) and not reader.pending:
+                    rest = self._pass(tail + data)
+                    if rest is not None and len(rest) < MAX_RECORD:
+                        tail = rest
+                        continue
+                    data = tail + data if rest is None else rest
+                    tail = b""
                 reader.feed(data)
                 self._forward(reader)
         finally:
             if reader is not None:
+                reader.feed(tail)
                 reader.close()
                 self._forward(reader)
+
+    def _pass(self, data: bytes) -> bytes | None:
+        """Take all whole lines at once, if every one is a record, which looking for events finds out in passing.
+        Returns what is behind the last; None if the reader has to look at each line."""
+        cut = data.rfind(b"\n") + 1
+        lines = data[:cut]
+        if b"\0" in lines or longest_exceeds(lines, MAX_RECORD - 1):
+            return None
+        found = whole_runs(lines)
+        if found is None:
+            return None
+        if lines:
+            self._assemble(lines, lines.count(b"\n"), found)
+        return data[cut:]
+
+    def _assemble(self, data: bytes, records: int, found: list[Run] | None = None) -> None:
+        now = time.monotonic()
+        batch = self._assembler.feed(Block(data, records, "cat", now), now, found)
+        if batch is not None:
+            self._put(batch)
 
     def finish(self) -> None:
         """No more files."""
@@ -90,10 +120,7 @@ class Catting:
             self.rejected += len(reader.bad)
             reader.bad.clear()
         if records:
-            now = time.monotonic()
-            batch = self._assembler.feed(Block(data, records, "cat", now), now)
-            if batch is not None:
-                self._put(batch)
+            self._assemble(data, records)
 
     def _put(self, batch: Batch) -> None:
         if self._pick is not None:
@@ -101,6 +128,10 @@ class Catting:
             if picked is None:
                 return
             batch = picked
+        if self._verbatim:
+            self.events += 1
+            self._write(batch.data)
+            return
         events = batch.events
         self.events += len(events)
         if self._whole is not None:

@@ -143,11 +143,13 @@ class Assembler:
         """When the first record of the event that waits longest came; None if none waits."""
         return min((each.first for each in self._open.values()), default=None)
 
-    def feed(self, block: Block, now: float) -> Batch | None:
-        """Take a block in; the events that are complete now, or None. now: time.monotonic()."""
+    def feed(self, block: Block, now: float, found: list[Run] | None = None) -> Batch | None:
+        """Take a block in; the events that are complete now, or None. now: time.monotonic(). found: the block's runs,
+        if they are known already."""
         counts = self.counts
         counts.records_in += block.records
-        found = runs(block.data)
+        if found is None:
+            found = runs(block.data)
         out: list[Out] = []
         untouched = True  # what goes out is the block itself
         for run in found:
