@@ -173,7 +173,7 @@ def cat(files: list[str], shape: Shape, *, head: bytes = b"", pick: Pick | None 
 
 
 def _complain(name: str, error: OSError) -> None:
-    what = "standard input" if name == STDIN else shown(name)[1:-1]
+    what = "standard input" if name == STDIN else shown(name, limit=4096)[1:-1]
     if isinstance(error, Damaged):
         print(f"audisp cat: {what}: {error.strerror}; what came before it is above", file=sys.stderr)
     else:

@@ -22,12 +22,14 @@ STRINGS: Final = frozenset({
     "old-chardev", "new-chardev", "old-disk", "new-disk", "old-fs", "new-fs", "old-net", "new-net", "old-rng",
     "new-rng", "device", "cgroup", "ocomm", "grp", "new_group", "sw", "root_dir", "invalid_context", "profile",
     "info", "operation", "apparmor", "target", "peer", "peer_profile", "label", "requested_mask", "denied_mask",
-    "unit", "img-ctx", "vm-ctx", "kernel", "format", "srcname", "class", "namespace",
+    "srcname", "namespace",
 })
 # fmt: on
 """Fields whose value the sender encodes as an untrusted string: in quotes, or as hexadecimal digits where it holds a
 blank, a quote or anything else outside 0x21 to 0x7E (audit_log_untrustedstring in the kernel, audit_encode_value in
-libaudit). Only in these, and in EXECVE's arguments, are digits without quotes decoded: a pid is no string."""
+libaudit). Only in these, and in EXECVE's arguments, are digits without quotes decoded: a pid is no string, nor is the
+``unit=cafe`` of a service manager, which writes names as they are. auparse's table (`audisp.parse.fieldtypes`) has the
+same names but those of AppArmor."""
 
 
 def is_hex(value: str) -> bool:
