@@ -1,8 +1,11 @@
-"""Write audisp/shapes/schema_ecs.json and schema_ocsf.json: what the tests hold the documents of ecs and ocsf against.
+"""Write audisp/shapes/schema_ecs.json and schema_ocsf.json, what the tests hold the documents of ecs and ocsf against,
+and schema_cef.py, the lengths that cef keeps to.
 
 Sources of the facts:
 1. npm package @elastic/ecs (Elastic, Apache-2.0), which has the whole of ECS as one JavaScript object;
-2. PyPI package ocsf-json-schema (MIT), which has the compiled OCSF schema (Apache-2.0) as JSON.
+2. PyPI package ocsf-json-schema (MIT), which has the compiled OCSF schema (Apache-2.0) as JSON;
+3. PyPI package format-cef (MIT), which has the dictionary of the ArcSight Common Event Format implementation standard
+   as a table: full name, key, length, type.
 
 Only names, types, levels, requirements and allowed values are kept, of the field sets, classes and objects that the
 shapes use: no description. A document with anything else in it is wrong, and the test says so.
@@ -12,11 +15,14 @@ Usage: python tools/make_schemas.py [--check]    (needs npm, node and pip; --che
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import subprocess
 import sys
 import tempfile
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +53,16 @@ OCSF_OBJECTS = (
     "actor", "container", "device", "enrichment", "file", "group", "image", "metadata", "network_connection_info",
     "network_endpoint", "object", "os", "process", "process_entity", "product", "service", "session", "user",
 )  # fmt: skip
+
+CEF_PACKAGE = "format-cef==0.0.4"
+CEF_KEYS = (
+    "act", "c6a1", "c6a1Label", "c6a3", "c6a3Label", "cat", "cn1", "cn1Label", "cn2", "cn2Label", "cs1", "cs1Label",
+    "cs2", "cs2Label", "cs3", "cs3Label", "cs4", "cs4Label", "cs5", "cs5Label", "cs6", "cs6Label", "deviceDirection",
+    "dpid", "dproc", "dpt", "dst", "duid", "duser", "dvchost", "externalId", "fileId", "filePath", "filePermission",
+    "fileType", "fname", "msg", "oldFileName", "oldFilePath", "outcome", "reason", "rt", "shost", "spid", "sproc",
+    "spt", "src", "suid", "suser",
+)  # fmt: skip
+"""Keys that the shape writes."""
 
 _NODE = """
 const flat = require(process.argv[1]).EcsFlat, out = {};
@@ -79,6 +95,11 @@ def ecs(folder: Path) -> dict[str, Any]:
     return {"source": ECS_PACKAGE, "version": ECS_VERSION, "fields": fields, "values": values}
 
 
+def _download(package: str, folder: Path) -> None:
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder), package]
+    subprocess.run(command, check=True)
+
+
 def _attributes(of: dict[str, Any]) -> dict[str, Any]:
     out = {}
     for name, each in of["attributes"].items():
@@ -101,10 +122,7 @@ def _attributes(of: dict[str, Any]) -> dict[str, Any]:
 
 def ocsf(folder: Path) -> dict[str, Any]:
     """Classes and objects with their attributes; the types that attributes have, down to what JSON has."""
-    subprocess.run(
-        [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder), OCSF_PACKAGE],
-        check=True,
-    )
+    _download(OCSF_PACKAGE, folder)
     (wheel,) = folder.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
         schema = json.loads(archive.read(f"ocsf_json_schema/ocsf/{OCSF_VERSION}.json"))
@@ -134,12 +152,49 @@ def ocsf(folder: Path) -> dict[str, Any]:
     }
 
 
+CEF_HEAD = '''"""Keys of the CEF dictionary that the shape writes. Written by tools/make_schemas.py; do not edit.
+
+Source: the ArcSight Common Event Format implementation standard, as {package} (PyPI) has it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Final
+
+KEYS: Final[Mapping[str, tuple[str, int]]] = MappingProxyType(
+    {{
+{rows}    }}
+)
+"""Type and length of each key; 0 where the type says it all."""
+'''
+
+
+def cef(folder: Path) -> str:
+    """A module with the keys in use: their types and lengths."""
+    _download(CEF_PACKAGE, folder)
+    (wheel,) = folder.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        table = csv.DictReader(io.StringIO(archive.read("format_cef/_cef/valid_extensions.csv").decode()))
+        known = {row["CEF Key Name"]: (row["Data Type"], row["Length"]) for row in table}
+    rows = ""
+    for key in CEF_KEYS:
+        type_, length = known[key]
+        rows += f'        "{key}": ("{type_}", {length if type_ == "String" else 0}),\n'
+    return CEF_HEAD.format(package=CEF_PACKAGE, rows=rows)
+
+
+def _json(make: Callable[[Path], dict[str, Any]]) -> Callable[[Path], str]:
+    return lambda folder: json.dumps(make(folder), indent=0, sort_keys=True, ensure_ascii=True) + "\n"
+
+
 def main() -> int:
-    """Write both extracts, or with --check say whether they are what the packages say."""
+    """Write all extracts, or with --check say whether they are what the packages say."""
     wrong = 0
-    for name, make in (("schema_ecs.json", ecs), ("schema_ocsf.json", ocsf)):
+    for name, make in (("schema_ecs.json", _json(ecs)), ("schema_ocsf.json", _json(ocsf)), ("schema_cef.py", cef)):
         with tempfile.TemporaryDirectory() as folder:
-            made = json.dumps(make(Path(folder)), indent=0, sort_keys=True, ensure_ascii=True) + "\n"
+            made = make(Path(folder))
         target = TARGET / name
         if "--check" not in sys.argv:
             target.write_text(made)

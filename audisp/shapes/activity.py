@@ -35,6 +35,8 @@ MAX_ID: Final = 0xFFFF_FFFF
 
 _ID_ENDS: Final = ("uid", "gid", "ses")
 
+NUMBERED: Final = frozenset({"SYSCALL", "URINGOP", "SECCOMP"})
+"""Record types that name a system call, or what is like one, by its number."""
 IDS: Final = ("auid", "uid", "gid", "euid", "egid", "suid", "sgid", "fsuid", "fsgid")
 """Ids of the process, as SYSCALL and user-space messages have them."""
 RESULTS: Final = ("res", "success", "result")

@@ -41,8 +41,6 @@ ECS_VERSION: Final = "8.11.0"
 MAX_LONG: Final = (1 << 63) - 1
 """Largest number that Elasticsearch takes for a ``long``. The kernel's serials have 32 bits."""
 
-_NUMBERED: Final = frozenset({"SYSCALL", "URINGOP", "SECCOMP"})
-"""Record types that name a system call by its number."""
 _FRONT: Final = frozenset({"arch", "exit", "items"})
 _PROCESS: Final[Mapping[str, str]] = MappingProxyType({"comm": "name", "exe": "executable", "cwd": "working_directory"})
 _INGRESS: Final = frozenset({"recvfrom", "recvmsg", "accept", "accept4"})
@@ -153,7 +151,7 @@ class Ecs:
 
     def _slowly(self, record: Record) -> _Draft:
         """Of any record, field by field."""
-        numbered = record.type in _NUMBERED
+        numbered = record.type in activity.NUMBERED
         number = "uring_op" if record.type == "URINGOP" else "syscall"
         front: dict[str, str] = {}
         items: Items = []

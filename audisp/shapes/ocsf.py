@@ -14,8 +14,9 @@ from audisp.parse import values
 from audisp.parse.memo import Memo
 from audisp.shapes import activity, activity_process, ocsf_objects, ocsf_table
 from audisp.shapes.activity import Gathered, Leftovers, Meaning, gathered
+from audisp.shapes.activity_sheet import Sheet
 from audisp.shapes.activity_text import encoded
-from audisp.shapes.ocsf_objects import Scene, Sheet
+from audisp.shapes.ocsf_objects import Scene
 from audisp.shapes.ocsf_table import ACCOUNT, AUTHENTICATION, BASE, FILE, NETWORK, OCSF_VERSION, OTHER, PROCESS, Class
 from audisp.shapes.shape import ShapeSettings
 
@@ -126,7 +127,11 @@ class Ocsf:
         elif call in ("execve", "execveat"):
             words = ocsf_objects.arguments_of(scene)
             if words:
-                process["cmd_line"] = ocsf_objects.command_line(words)
+                line = ocsf_objects.command_line(words)
+                if process.get("cmd_line", line) != line:
+                    # The title is the interpreter's, where the program is a script.
+                    scene.of("PROCTITLE")[0].release("proctitle")
+                process["cmd_line"] = line
             parent = process.get("parent_process")
             actor = {name: each for name, each in actor.items() if name != "process"}
             own = {"launch_type_id": 3, "launch_type": "Exec"}

@@ -13,13 +13,13 @@ import attrs
 from audisp.event import Event
 from audisp.parse import arch, sockaddr, values
 from audisp.parse.processes import Process
-from audisp.parse.record import Record, arguments
-from audisp.shapes import activity, activity_process
+from audisp.parse.record import arguments
+from audisp.shapes import activity_process
 from audisp.shapes.activity_process import Known
+from audisp.shapes.activity_sheet import Sheet
 from audisp.shapes.ocsf_table import FILE_CAPTIONS, FILE_TYPES
 from audisp.shapes.shape import Names
 
-_NUMBERED: Final = frozenset({"SYSCALL", "URINGOP", "SECCOMP"})
 _KINDS: Final[Mapping[int, str]] = {
     stat.S_IFREG: "file",
     stat.S_IFDIR: "directory",
@@ -29,101 +29,6 @@ _KINDS: Final[Mapping[int, str]] = {
     stat.S_IFIFO: "named-pipe",
     stat.S_IFLNK: "symlink",
 }
-
-
-class Sheet:
-    """One record, and which of its fields have found a place."""
-
-    __slots__ = ("_enriched", "_inner", "_outer", "record")
-
-    def __init__(self, record: Record) -> None:
-        self.record = record
-        self._outer: set[str] = set()
-        self._inner: set[str] = set()
-        self._enriched: set[str] = set()
-
-    def get(self, name: str) -> str | None:
-        """A field's value decoded, as `activity.value` has it; what the kernel wrote before what a sender did."""
-        raw = self.record.raw(name)
-        return None if raw is None else activity.value(self.record.type, name, raw)
-
-    def take(self, name: str) -> str | None:
-        """The same, and it has found its place."""
-        found = self.get(name)
-        if found is not None:
-            self.mark(name)
-        return found
-
-    def mark(self, name: str) -> None:
-        """The field that `get` gives has found its place."""
-        (self._outer if name in self.record.fields else self._inner).add(name)
-
-    def mark_added(self, name: str) -> None:
-        """What auditd appended of this field says the same as the field."""
-        self._enriched.add(name.upper())
-
-    def number(self, name: str) -> int | None:
-        """A number of 32 bits, taken; what is none is left."""
-        found = activity.small(self.record.raw(name))
-        if found is None or self.get(name) == "unset":
-            return None
-        self.mark(name)
-        return found
-
-    def name_of(self, name: str, names: Names, *, group: bool = False) -> str | None:
-        """The name of the account whose id a field is: as the event brings it along, else as this host has it."""
-        said = self.record.added(name)
-        if said is not None:
-            self._enriched.add(name.upper())
-            if said != "unset" and not said.startswith("unknown("):
-                return said
-        number = activity.small(self.record.raw(name))
-        if number is None or number == activity.MAX_ID:
-            return None
-        return names.group(number) if group else names.user(number)
-
-    @property
-    def marks(self) -> tuple[set[str], set[str], set[str]]:
-        """What has found its place: of what the kernel wrote, of what a sender wrote, of what auditd appended."""
-        return self._outer, self._inner, self._enriched
-
-    def left(self) -> list[tuple[str, str]]:
-        """What has found no place, decoded."""
-        record = self.record
-        type_ = record.type
-        out: list[tuple[str, str]] = []
-        inner = record.inner_items() if record.parts()[1] else []
-        for items, taken in ((activity.items(record), self._outer), (inner, self._inner)):
-            seen: set[str] = set()
-            for name, raw in items:
-                if name in taken and name not in seen:
-                    seen.add(name)
-                    continue
-                value = activity.value(type_, name, raw)
-                if value is not None:
-                    out.append((name, value))
-        if type_ in _NUMBERED:
-            out = self._numbered(out)
-        if record.parts()[2]:
-            for name, raw in record.enriched.items():
-                added = None if name in self._enriched else values.string(raw)
-                if added is not None and not (type_ == "SYSCALL" and name in ("ARCH", "SYSCALL")):
-                    out.append((name, added))
-        free = activity.free_text(record)
-        return [*out, (activity.FREE_TEXT, free)] if free else out
-
-    def _numbered(self, fields: list[tuple[str, str]]) -> list[tuple[str, str]]:
-        """Machine, system call and error by their names."""
-        out = []
-        own = self.record.fields
-        for name, value in fields:
-            if name == "arch" and own.get(name) == value:
-                out.append((name, activity.arch_name(value)))
-            elif name in ("syscall", "uring_op") and own.get(name) == value:
-                out.append((name, activity.call_name(self.record) or value))
-            else:
-                out.append((name, activity.exit_name(value) if name == "exit" else value))
-        return out
 
 
 @attrs.define

@@ -73,14 +73,14 @@ def leaves(value: Any) -> list[str]:
     return [value if isinstance(value, str) else json.dumps(value)]
 
 
-def kept(event: Event) -> list[tuple[str, str]]:
-    """Fields and values (decoded) that a document of this event must hold as they are, in a text of it.
+def kept(event: Event) -> list[tuple[str, tuple[str, ...]]]:
+    """Fields and what a document of this event must hold of each, in a text of it: one of the values named (decoded).
 
     Left out is what documents say in other words: the machine, the call, what it returned, and how it went, which
     are looked for by their names; a socket's address where it can be read; a title, by its words; arguments, by
     themselves; ids that are none; how many PATH records there are, where that can be counted.
     """
-    out: list[tuple[str, str]] = []
+    out: list[tuple[str, tuple[str, ...]]] = []
     records = [record for record in event.records if record.type != "EOE"]
     for record in records:
         for name, raw in record.outer_items() + record.inner_items():
@@ -89,34 +89,35 @@ def kept(event: Event) -> list[tuple[str, str]]:
                 continue
             out += [(f"{record.type}.{name}", each) for each in _said(record, name, raw, value)]
     for each in arguments([record for record in records if record.type == "EXECVE"])[0]:
-        out.append(("EXECVE", each))
+        out.append(("EXECVE", (each,)))
     return out
 
 
-def _said(record: Record, name: str, raw: str, value: str) -> list[str]:
+def _said(record: Record, name: str, raw: str, value: str) -> list[tuple[str, ...]]:
     call = record.type in ("SYSCALL", "URINGOP", "SECCOMP")
     if record.type == "EXECVE":
         return []
     if name == "key":
-        return value.split("\x01")
+        return [(each,) for each in value.split("\x01")]
     if name == "proctitle":
-        return [word for word in value.rstrip("\0").split("\0") if word]
+        return [(word,) for word in value.rstrip("\0").split("\0") if word]
     if name == "saddr" and record.type == "SOCKADDR":
         found = sockaddr.decode(raw)
-        return [] if found.path is not None else [found.address or raw]
+        return [] if found.path is not None else [(found.address or raw, raw)]
     if name in activity.RESULTS and activity.outcome(record) != activity.UNKNOWN:
-        return [{"success": "success", "fail": "fail"}[activity.outcome(record)]]
+        went = activity.outcome(record)
+        return [(value, *(("fail", "failure", "Failure") if went == activity.FAILURE else ("success", "Success")))]
     if call and name == "arch":
-        return [activity.arch_name(raw)]
+        return [(activity.arch_name(raw),)]
     if call and name in ("syscall", "uring_op"):
-        return [activity.call_name(record) or ""]
+        return [(activity.call_name(record) or "",)]
     if call and name == "exit":
-        return [activity.exit_name(raw)]
+        return [(activity.exit_name(raw),)]
     if call and name == "items":
         return []
     if name == "subj" or (name == "obj" and record.type == "PATH"):
-        return value.split(":", 4)
-    return [value]
+        return [(each,) for each in value.split(":", 4)]
+    return [(value,)]
 
 
 # ---- made-up records ----
