@@ -74,7 +74,7 @@ ROOMS: Final = {
     "config": _config,
     "sources": _sources,
     # Enrichment reads /proc and the user database in threads of its own; the engine feeds it, it knows no engine.
-    "enrich": Room(LOW | {"parse", "config", "enrich"}, frozenset({"attrs", "trio"}), NETWORK | {"subprocess"}),
+    "enrich": Room(LOW | {"event", "parse", "config", "enrich"}, frozenset({"attrs"}), NETWORK | {"subprocess"}),
     "tls": attrs.evolve(_sources, packages=_shell_packages | {"cryptography"}),
     "dispatch": _engine,
     "collector": attrs.evolve(_engine, packages=_shell_packages | {"cryptography"}),

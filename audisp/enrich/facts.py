@@ -7,6 +7,7 @@ from typing import Final, Literal
 
 import attrs
 
+from audisp.config.grammar import nearest, shown
 from audisp.parse.cgroup import Container, Placement
 from audisp.parse.labels import LabelRules
 from audisp.parse.processes import MAX_ENTRIES, UNKNOWN, Image, Process, Unknown
@@ -121,13 +122,28 @@ class Enrichment:
         return None if self.process is None else self.process.spawner
 
 
+def part_names(words: tuple[str, ...]) -> frozenset[Name]:
+    """The words of the setting `enrich` as parts; `none` for none. ValueError for one that is none of them."""
+    if words == ("none",):
+        return frozenset()
+    found: set[Name] = set()
+    for word in words:
+        for part in PARTS:
+            if word.lower() == part:
+                found.add(part)
+                break
+        else:
+            raise ValueError(f"{shown(word)} is none of {', '.join(PARTS)}{nearest(word, PARTS)}")
+    return frozenset(found)
+
+
 def environment_names(words: tuple[str, ...]) -> tuple[str, ...]:
     """The words of a setting as names of variables. ValueError for what can be none."""
     if len(words) > MAX_VARIABLES:
         raise ValueError(f"{len(words)} variables, {MAX_VARIABLES} at most")
     for word in words:
         if "=" in word or "\0" in word or not word:
-            raise ValueError(f"{word!a} is no name of an environment variable: it holds no '=' and no NUL")
+            raise ValueError(f"{shown(word)} is no name of an environment variable: these hold no '=' and no NUL")
     return tuple(dict.fromkeys(words))
 
 

@@ -13,13 +13,15 @@ from audisp.enrich import kept
 from audisp.enrich.enricher import Enricher
 from audisp.enrich.facts import PROCESS_BYTES, EnrichSettings
 from audisp.enrich.proc import Part, ProcReader, Sight
-from audisp.enrich.worker import Say
+from audisp.enrich.worker import DEADLINE, Say
 from audisp.errors import ParseError, StoreError
 from audisp.parse.process_dump import Restored, dump, restore
 from audisp.parse.processes import TRUST_MS, ProcessTable
 
 SEED_SECONDS: Final = 5.0
 """How long filling the table may hold up the start. A thousand processes take some 0.2 s."""
+SEED_DEADLINE: Final = 1.0
+"""Seconds for one of these reads: no event waits for it, and at boot machines are slow."""
 SEED_PROCESSES: Final = 4_096
 """Processes looked at, at most. The rest is looked at when it is heard of."""
 FORKS_PER_MS: Final = 10
@@ -72,13 +74,13 @@ def seed(
         if clock() >= until:
             whole = False
             break
-        sight = reader.read(pid, Part.STAT | Part.CGROUP | Part.EXE)
+        sight = reader.read(pid, Part.STAT | Part.CGROUP | Part.EXE, (), SEED_DEADLINE)
         if sight.stat is not None:
             sights.append(sight)
     for at, sight in enumerate(sights):
         if sight.exe is None:
             continue  # a thread of the kernel's has no arguments
-        again = reader.read(sight.pid, Part.CMDLINE) if clock() < until else sight
+        again = reader.read(sight.pid, Part.CMDLINE, (), SEED_DEADLINE) if clock() < until else sight
         if again is sight or again.missing.get(Part.CMDLINE) in ("late", "off"):
             whole = False
             break
@@ -103,7 +105,14 @@ def seed(
     return Seeded(len(sights), whole, restored)
 
 
-def begin(settings: EnrichSettings, say: Say, path: Path | None = None, *, root: str = "/proc") -> Enricher:
+def begin(
+    settings: EnrichSettings,
+    say: Say,
+    path: Path | None = None,
+    *,
+    root: str = "/proc",
+    deadline: float = DEADLINE,
+) -> Enricher:
     """An enricher of this host, its table filled; takes up to SEED_SECONDS, and starts a thread. Raises nothing: what
     is missing is said.
 
@@ -115,8 +124,8 @@ def begin(settings: EnrichSettings, say: Say, path: Path | None = None, *, root:
     why = reader.problem()
     if why is not None:
         say("warning", f"enrichment: {why}: nothing is read there, and only events tell of processes")
-        return Enricher(settings, None, table)
-    enricher = Enricher(settings, reader, table)
+        return Enricher(settings, None, table, deadline=deadline)
+    enricher = Enricher(settings, reader, table, deadline=deadline)
     data: bytes | None = None
     if path is not None:
         try:

@@ -183,13 +183,14 @@ def rule(words: Sequence[str], *, remove: bool = False) -> LabelRule:
 
 
 class LabelRules:
-    """All rules, in their order: a later one has the last word. inherit: labels that children get; None for all.
+    """All rules. Those that give apply first, then those that take away, whatever the order in the file: the two are
+    keys of their own there. inherit: labels that children get; None for all.
 
     Labels are kept as a tuple in order of the first giving, so that equal labels are equal.
     """
 
     def __init__(self, rules: Iterable[LabelRule] = (), inherit: Iterable[str] | None = None) -> None:
-        self._rules = tuple(rules)
+        self._rules = tuple(sorted(rules, key=lambda rule: rule.remove))
         if len(self._rules) > MAX_RULES:
             raise ValueError(f"{len(self._rules)} rules for labels, {MAX_RULES} at most")
         self._inherit = None if inherit is None else frozenset(inherit)

@@ -143,6 +143,12 @@ def test_a_program_gets_labels(
     assert RULES.program(before, exe, argv, script) == after
 
 
+def test_what_takes_away_has_the_last_word() -> None:
+    rules = LabelRules([rule(("a", "exe", "*/x"), remove=True), rule(("a", "exe", "*"))])
+    assert rules.program((), "/bin/x", None, None) == ()
+    assert rules.program((), "/bin/y", None, None) == ("a",)
+
+
 def test_keys() -> None:
     assert RULES.keys == {"became-root", "logged-out"}
     assert RULES.by_keys(("ssh",), ("became-root", "other")) == ("ssh", "root")

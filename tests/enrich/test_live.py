@@ -186,7 +186,7 @@ def test_this_host_from_begin_to_finish(tmp_path: Path) -> None:
 
     path = tmp_path / kept.NAME
     settings = EnrichSettings(ALL, ("AUDISP_TEST",))
-    enricher = begin(settings, say, path)
+    enricher = begin(settings, say, path, deadline=LONG)
     if enricher.census.reader is None:
         pytest.skip(f"needs the host's processes: {said}")
     entry = enricher.table.find(os.getpid(), int(time.time() * 1000))
@@ -213,7 +213,7 @@ def test_this_host_from_begin_to_finish(tmp_path: Path) -> None:
         finish(enricher, path, say)
 
         assert (path.stat().st_mode & 0o777) == 0o600
-        enricher = begin(settings, say, path)
+        enricher = begin(settings, say, path, deadline=LONG)
         kept_entry = enricher.table.find(child.pid, stamp + 2)
         assert kept_entry is not None
         assert kept_entry.process.event_id == "1.001:1"
