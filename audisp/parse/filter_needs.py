@@ -30,6 +30,9 @@ MAX_CHOICES: Final = 8
 _HEX: Final = "[0-9A-Fa-f][0-9A-Fa-f]"
 _PLAIN: Final = re.compile(r"[!#-\[\]-~][ !#-\[\]-~]*\Z")
 """Text that is shown as it is written: no quote, no backslash, nothing that is escaped."""
+_NO_MORE: Final = r"(?![\w./-])"
+"""A value that goes on is another value."""
+_LETTER: Final = re.compile(r"[A-Za-z0-9_]\Z")
 _WORD: Final = re.compile(r"[a-z0-9_]+\Z")
 _STRINGS: Final = frozenset({FieldType.ESCAPED, FieldType.ESCAPED_FILE, FieldType.ESCAPED_KEY})
 _AS_WRITTEN: Final = _STRINGS | {FieldType.UNCLASSIFIED}
@@ -109,7 +112,7 @@ def _of_field(tree: Comparison) -> tuple[Need, ...]:
         return ()
     name = re.escape(latin(field)) + "="
     type_ = FIELD_TYPES.get(field, FieldType.UNCLASSIFIED)
-    exact = re.escape(latin(value))
+    exact = re.escape(latin(value)) + (_NO_MORE if _LETTER.match(value[-1:]) else "")
     weight = (
         1 if field == "success" else _WEIGHTS.get(type_, _CALL) + (_STRING + len(value) if type_ in _STRINGS else 0)
     )
@@ -117,7 +120,7 @@ def _of_field(tree: Comparison) -> tuple[Need, ...]:
         return (Need(frozenset({name + exact}), weight),)
     if tree.operator == "==":
         number = id_number(tree)
-        return (Need(frozenset({name + (f"(?:{UNSET}|-1)" if number == UNSET else str(number))}), weight),)
+        return (Need(frozenset({name + (f"(?:{UNSET}|-1)" if number == UNSET else f"{number}{_NO_MORE}")}), weight),)
     if tree.operator == "i=" and type_ in _AS_WRITTEN and _PLAIN.match(value):
         return (Need(frozenset({f'{name}(?:"?{exact}|{_HEX})'}), weight),)
     if tree.operator == "i=" and field == "syscall" and _WORD.match(value):
