@@ -21,6 +21,8 @@ import pytest
 
 from audisp import plugin
 from audisp.config import schema
+from audisp.event import as_batch
+from audisp.parse.record import RecordReader
 from tests.needs import ROOT
 from tests.plugins.booking import BookingHost, block_of, record
 
@@ -203,9 +205,26 @@ def test_every_key_of_a_bundled_plugin_is_documented(name: str) -> None:
         assert not {key for key in schema.keys(type_.config) if not _says(text, key)}
 
 
+@pytest.mark.parametrize("page", ["writing-plugins.md", "events.md"])
+async def test_the_example_of_one_function_works(
+    page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (ROOT / "docs" / page).read_text()
+    (code,) = [code for language, code, _ in _fences(text) if language == "python" and "def audisp_events" in code]
+    (tmp_path / "shadow.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "shadow", raising=False)
+    example = importlib.import_module("shadow")
+    fields = b'success=no auid=1000 exe="/bin/cat" key="passwd"\x1dAUID="alice"'
+    lines = b"".join(b"type=SYSCALL msg=audit(1700000000.123:%d): %b\n" % (serial, fields) for serial in (1, 2))
+    lines += lines.replace(b"success=no", b"success=yes").replace(b":1)", b":3)").replace(b":2)", b":4)")
+    example.audisp_events(as_batch(plugin.Block(lines, 4, "test", 0.0), RecordReader()))
+    assert capsys.readouterr().out == "2023-11-14 22:13:20.123000+00:00 alice /bin/cat\n" * 2
+
+
 async def test_the_example_plugin_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     guide = (ROOT / "docs" / "writing-plugins.md").read_text()
-    (code,) = [code for language, code, _ in _fences(guide) if language == "python"]
+    (code,) = [code for language, code, _ in _fences(guide) if language == "python" and "audisp_plugins" in code]
     (tmp_path / "pick.py").write_text(code)
     monkeypatch.syspath_prepend(tmp_path)
     example = importlib.import_module("pick")
