@@ -116,7 +116,9 @@ def begin(
     """An enricher of this host, its table filled; takes up to SEED_SECONDS, and starts a thread. Raises nothing: what
     is missing is said.
 
-    path: the file of `finish`. Reading environments, and programs of other users, needs CAP_SYS_PTRACE.
+    path: the file of `finish`. Seeing the programs of other users' processes needs CAP_SYS_PTRACE, and reading their
+    environments CAP_DAC_READ_SEARCH as well. To be called after the process went to the background: the thread does
+    not survive a fork.
     """
     reader = ProcReader(say, root=root)
     size = settings.processes

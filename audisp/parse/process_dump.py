@@ -93,7 +93,7 @@ def restore(table: ProcessTable, data: bytes, boot: str, alive: Mapping[int, int
         raise ParseError("no dump of processes")
     if found.get("version") != VERSION:
         return Restored(dropped=len(rows), why=f"version {found.get('version')!a} is not {VERSION}")
-    if found.get("boot") != boot:
+    if not boot or found.get("boot") != boot:
         return Restored(dropped=len(rows), why="it is of another boot")
     read = [_Row(row) for row in rows]
     by_key = {row.process.key: row for row in read}

@@ -105,6 +105,8 @@ def test_of_another_boot_nothing_is_believed() -> None:
     kept, done = back(table_of(FULL), {30: 77}, "another")
     assert kept == {}
     assert (done.dropped, done.why) == (1, "it is of another boot")
+    # A system that does not say which boot it is cannot say that it is the same.
+    assert restore(ProcessTable(), dump(table_of(FULL), ""), "", {30: 77}).living == 0
 
 
 def test_of_another_version_nothing_is_believed() -> None:
