@@ -27,12 +27,12 @@ PERCENT: Final = {byte: _encoded(byte) for byte in range(256)}
 """What stands in a JSON string for each byte that belongs to no character of UTF-8: the byte itself, ``\\\\"``, or
 ``%xx``. Below 0x20, 0x7F and above, ``%`` and ``+`` are percent-encoded (laurel-about(7))."""
 _WITH_QUOTES: Final = re.compile(r"[^\x00-\x1f%+\\\x7f-\xff]*\Z")
-_LIKE_CHARACTERS: Final = re.compile(rb"([\xc2-\xf4][\x80-\xbf]+)")
-_CHARACTERS: Final = re.compile(
-    rb"((?:[\xc2-\xdf][\x80-\xbf]|\xe0[\xa0-\xbf][\x80-\xbf]|[\xe1-\xec\xee\xef][\x80-\xbf]{2}|\xed[\x80-\x9f][\x80-\xbf]"
-    rb"|\xf0[\x90-\xbf][\x80-\xbf]{2}|[\xf1-\xf3][\x80-\xbf]{3}|\xf4[\x80-\x8f][\x80-\xbf]{2})+)"
+_CHARACTER: Final = re.compile(
+    rb"([\xc2-\xf4](?:(?<=[\xc2-\xdf])[\x80-\xbf]|(?<=[\xe1-\xec\xee\xef])[\x80-\xbf]{2}|(?<=[\xf1-\xf3])[\x80-\xbf]{3}"
+    rb"|(?<=\xe0)[\xa0-\xbf][\x80-\xbf]|(?<=\xed)[\x80-\x9f][\x80-\xbf]|(?<=\xf0)[\x90-\xbf][\x80-\xbf]{2}"
+    rb"|(?<=\xf4)[\x80-\x8f][\x80-\xbf]{2}))"
 )
-"""Characters of UTF-8 above 0x7F (RFC 3629, section 4), and, for the search, what begins as one does."""
+"""A character of UTF-8 above 0x7F (RFC 3629, section 4). It begins with a class, by which the search skips bytes."""
 
 
 def percent(text: str) -> str:
@@ -47,22 +47,16 @@ def percent(text: str) -> str:
 
 def percent_bytes(data: bytes) -> str:
     """The same of bytes."""
-    if data.isascii():
-        return charmap_decode(data, "strict", PERCENT)[0]
-    parts = _LIKE_CHARACTERS.split(data)
-    if len(parts) == 1:
-        return charmap_decode(data, "strict", PERCENT)[0]
-    return "".join([_characters(part) if at % 2 else _bytes(part) for at, part in enumerate(parts)])
-
-
-def _bytes(data: bytes) -> str:
+    if not data.isascii():
+        parts = _CHARACTER.split(data)
+        if len(parts) > 1:
+            return "".join(
+                [
+                    part.decode("latin-1") if at % 2 else charmap_decode(part, "strict", PERCENT)[0]
+                    for at, part in enumerate(parts)
+                ]
+            )
     return charmap_decode(data, "strict", PERCENT)[0]
-
-
-def _characters(data: bytes) -> str:
-    """What begins as a character does."""
-    parts = _CHARACTERS.split(data)
-    return "".join([part.decode("latin-1") if at % 2 else _bytes(part) for at, part in enumerate(parts)])
 
 
 def string(text: str) -> str:
