@@ -1,13 +1,14 @@
 """The same expressions to libauparse, over the same files: the same events, or a difference that docs/filters.md names.
 
-libauparse is asked in a process of its own (this file, run as a program): a crash or an endless loop of it on hostile
-lines is then a failed test and nothing more.
+libauparse is asked in a process of its own: a crash or an endless loop of it on hostile lines is then a failed test and
+nothing more.
 """
 
 from __future__ import annotations
 
 import ctypes
 import grp
+import inspect
 import json
 import pwd
 import re
@@ -104,13 +105,26 @@ def _answer() -> None:
     json.dump([_search(library, asked["path"].encode(), each) for each in asked["expressions"]], sys.stdout)
 
 
+PROGRAM: Final = "\n".join(
+    [
+        "from __future__ import annotations",
+        "import ctypes, json, sys",
+        f"LIBRARY, AUSOURCE_FILE, AUSEARCH_STOP_EVENT = {LIBRARY!r}, {AUSOURCE_FILE}, {AUSEARCH_STOP_EVENT}",
+        f"AUSEARCH_RULE_OR = {AUSEARCH_RULE_OR}",
+        inspect.getsource(_search),
+        inspect.getsource(_answer),
+        "_answer()",
+    ]
+)
+"""The two functions by themselves: what this file imports would take longer to load than they run."""
+
+
 def theirs(path: Path, expressions: list[str]) -> list[set[Stamp] | str]:
     """For each expression the events, or the error."""
     asked = json.dumps({"path": str(path), "expressions": expressions})
-    environment = {"PYTHONPATH": str(ROOT), "LC_ALL": "C.UTF-8", "PATH": "/usr/bin:/bin"}
-    done = subprocess.run(
-        [sys.executable, __file__], input=asked, capture_output=True, text=True, timeout=PATIENCE, env=environment
-    )
+    command = [sys.executable, "-I", "-c", PROGRAM]
+    environment = {"LC_ALL": "C.UTF-8"}
+    done = subprocess.run(command, input=asked, capture_output=True, text=True, timeout=PATIENCE, env=environment)
     assert done.returncode == 0, done.stderr
     answers: list[Any] = json.loads(done.stdout)
     return [each if isinstance(each, str) else {(a, b, c) for a, b, c in each} for each in answers]
@@ -411,7 +425,3 @@ def test_generated(drawn_from: tuple[Path, list[Event], st.SearchStrategy[list[s
         compare(path, found, expressions)
 
     agree()
-
-
-if __name__ == "__main__":
-    _answer()
