@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 import attrs
 
@@ -47,6 +47,10 @@ def _variables(words: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(words))
 
 
+def _labels(words: tuple[str, ...]) -> tuple[str, ...]:
+    return () if len(words) == 1 and words[0].lower() == "none" else words
+
+
 def _label(text: str) -> None:
     rule(text.split())
 
@@ -79,10 +83,16 @@ class AudispdConf:
     """What to find out about the process of each event, for shapes and for plugins that want events; none: nothing."""
     enrich_env: tuple[str, ...] = key((), read=_variables)
     """Environment variables of a starting program that are noted; they are in no audit record."""
+    enrich_inherit: Literal["container", "all"] = "container"
+    """What of its parent's place a process has that was gone before we could look."""
+    enrich_processes: int = key(8_192, min=256, max=65_536)
+    """Processes that are remembered."""
     label: tuple[str, ...] = key((), repeat=True, rest=True, check=_label)
     """NAME exe|argv|script|key PATTERN: the label that a process gets, and its children."""
     unlabel: tuple[str, ...] = key((), repeat=True, rest=True, check=_label)
     """The same, and it loses the label. Looked at after all `label`."""
+    label_inherit: tuple[str, ...] | None = key(None, read=_labels)
+    """Labels that children get of their parents; None: all."""
     capabilities: tuple[str, ...] = key((), read=capabilities)
     """Capabilities to keep besides those that the configured parts name."""
 

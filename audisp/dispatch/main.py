@@ -322,6 +322,8 @@ def _needed(plan: Plan) -> dict[str, list[str]]:
         need("cap_audit_control", "source multicast: ask the kernel for its counts")
     if (plan.own.enrich or plan.own.enrich_env) and any(_looks_at_processes(conf) for conf in plan.plugins):
         need("cap_sys_ptrace", "enrichment: programs and environments of other users' processes")
+        if plan.own.enrich_env:
+            need("cap_dac_read_search", "enrichment: environments of other users' processes")
     if any(conf.command for conf in plan.plugins):
         # Of those without `user =`, too: many, such as laurel, become another user by themselves.
         for capability in privileges.FOR_USERS:
