@@ -73,10 +73,16 @@ def _corpus() -> str | None:
     return None if (CORPUS / "README.md").is_file() else f"corpus: {CORPUS} is missing"
 
 
+def _device(path: str, what: str) -> Callable[[], str | None]:
+    return lambda: None if os.access(path, os.R_OK | os.W_OK) else f"needs {path} ({what})"
+
+
 NEEDS: Final[dict[str, Callable[[], str | None]]] = {
     "root": _root,
     "audit": _audit,
     "corpus": _corpus,
+    "fuse": _device("/dev/fuse", "a file system of our own, to make a read hang"),
+    "ns_last_pid": _device("/proc/sys/kernel/ns_last_pid", "to have a process's number come back"),
     "auditd": _program("auditd", "auditd"),
     "ausearch": _program("ausearch", "auditd"),
     "audisp-syslog": _program("audisp-syslog", "audispd-plugins"),

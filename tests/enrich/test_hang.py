@@ -14,10 +14,10 @@ import pytest
 from audisp.enrich.enricher import Enricher
 from audisp.enrich.facts import ALL, EnrichSettings, Facts
 from audisp.enrich.proc import Part, ProcReader
-from tests.enrich.fuse import DEVICE, hanging_process
+from tests.enrich.fuse import hanging_process
 from tests.needs import needs
 
-pytestmark = needs("root")
+pytestmark = needs("root", "fuse")
 
 LONG = 20.0
 """Seconds: a deadline that is never reached when nothing hangs."""
@@ -27,16 +27,11 @@ ENOUGH = 0.5
 
 @pytest.fixture
 def hanging(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
-    if not os.path.exists(DEVICE):
-        pytest.skip(f"needs {DEVICE}")
-    try:
-        with hanging_process(tmp_path) as child:
-            until = time.monotonic() + LONG
-            while not _hangs(child.pid):
-                assert time.monotonic() < until, "the process does not hang"
-            yield child
-    except PermissionError as problem:
-        pytest.skip(f"needs to mount: {problem}")
+    with hanging_process(tmp_path) as child:
+        until = time.monotonic() + LONG
+        while not _hangs(child.pid):
+            assert time.monotonic() < until, "the process does not hang"
+        yield child
 
 
 def _hangs(pid: int) -> bool:
