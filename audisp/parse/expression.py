@@ -66,8 +66,8 @@ class Comparison:
 
     def __str__(self) -> str:
         if self.virtual:
-            value = self.value if _STAMP.fullmatch(self.value) else quoted(self.value)
-            return f"\\{self.field} {self.operator} {value}"
+            bare = self.field != "record_type" and _STAMP.fullmatch(self.value)
+            return f"\\{self.field} {self.operator} {self.value if bare else quoted(self.value)}"
         return f"{quoted(self.field)} {self.operator} {quoted(self.value)}"
 
 
