@@ -59,8 +59,8 @@ def _start(name: str, given: argparse.Namespace) -> subprocess.Popen[str]:
 
 def report(name: str, output: str, code: int) -> bool:
     """Print a line, or what was found. Whether it is as required."""
-    runs = re.search(r"number_of_executed_units: (\d+)", output)
-    peak = re.search(r"peak_rss_mb: (\d+)", output)
+    runs = re.search(r"stat::number_of_executed_units:\s*(\d+)", output)
+    peak = re.search(r"stat::peak_rss_mb:\s+(\d+)", output)
     if code == 0 and runs is not None:
         print(f"{name:<18} {int(runs[1]):>10,} inputs, peak {peak[1] if peak else '?'} MiB", flush=True)
         return True

@@ -23,8 +23,27 @@ ATHERIS: Final = ("record", "value", "lines", "frames", "assemble", "event", "so
 WORDS = st.sampled_from(
     [
         *(b"a0=", b"a1[0]=", b"argc=2", b"saddr=0200", b'"', b"'", b"msg='", b"\x1d", b"{ ", b" }", b"=", b" ", b"\n"),
-        *(b"\x00\x01", b"\x04\x01", b"\x08\x02", b"res=success", b"auid=4294967295", b"arch=c000003e syscall=59 ", b"2F62"),
-        *(b"avc:  denied  { read } for ", b"name=", b"key=6101", b"exit=-13", b"UID=", b"items=2", b"(", b")", b"\\", b","),
+        *(
+            b"\x00\x01",
+            b"\x04\x01",
+            b"\x08\x02",
+            b"res=success",
+            b"auid=4294967295",
+            b"arch=c000003e syscall=59 ",
+            b"2F62",
+        ),
+        *(
+            b"avc:  denied  { read } for ",
+            b"name=",
+            b"key=6101",
+            b"exit=-13",
+            b"UID=",
+            b"items=2",
+            b"(",
+            b")",
+            b"\\",
+            b",",
+        ),
     ]
 )
 DATA = st.lists(st.one_of(WORDS, st.binary(max_size=12)), max_size=40).map(b"".join)
@@ -42,7 +61,9 @@ def test_hypothesis(name: str) -> None:
     run()
 
 
-@pytest.mark.parametrize("path", sorted(path for path in FOUND.iterdir() if path.suffix != ".md"), ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "path", sorted(path for path in FOUND.iterdir() if path.suffix != ".md"), ids=lambda path: path.name
+)
 def test_what_was_found_once(path: Path) -> None:
     data = path.read_bytes()
     for run in TARGETS.values():

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from tests.needs import missing
-from tests.soak import clocks, day, kills, memory, native, stall, storms
+from tests.soak import clocks, day, fuzz, kills, memory, native, stall, storms
 from tests.soak.result import Result
 from tests.soak.world import scratch
 
@@ -32,6 +32,7 @@ PARTS: Final[dict[str, tuple[Part, int, str]]] = {
     "bad-programs": (storms.bad_programs, 10, "seconds"),
     "many-plugins": (storms.many_plugins, 200, "plugins"),
     "clock-jumps": (clocks.clock_jumps, 60, "jumps"),
+    "fuzz": (fuzz.fuzz, 1_000_000, "inputs per target"),
     "day": (day.day, 24, "simulated hours of assembly"),
     "curious": (storms.curious, 15, "clients"),
 }
