@@ -201,6 +201,8 @@ class _Reader:
             return part
         if _holds(part, BEGIN) or _holds(part, END):
             raise PatternError("^ and $ cannot be repeated", start)
+        if high == 0:
+            return _Sequence(())
         repeated = _Repeat(part, low, high)
         _measure(repeated, start)  # before anything is made of ((a{9}){9}){9}
         return repeated
@@ -334,7 +336,7 @@ class _Maker:
 
     def _repeat(self, node: _Repeat) -> _Part:
         count = max(node.low if node.high is None else node.high, 1)
-        if node.high == 0 or _measure(node.part, 0) == 0:
+        if _measure(node.part, 0) == 0:
             return _NOTHING
         copies = [self.make(node.part) for _ in range(count)]
         for at, copy in enumerate(copies):
