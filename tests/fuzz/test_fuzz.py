@@ -20,32 +20,13 @@ ATHERIS: Final = ("record", "value", "lines", "frames", "assemble", "event", "so
 """Targets that CI fuzzes by coverage, two side by side; the others have hypothesis here and atheris in the soak."""
 
 # Field names, quotes, hexadecimal digits and separators between arbitrary bytes.
-WORDS = st.sampled_from(
-    [
-        *(b"a0=", b"a1[0]=", b"argc=2", b"saddr=0200", b'"', b"'", b"msg='", b"\x1d", b"{ ", b" }", b"=", b" ", b"\n"),
-        *(
-            b"\x00\x01",
-            b"\x04\x01",
-            b"\x08\x02",
-            b"res=success",
-            b"auid=4294967295",
-            b"arch=c000003e syscall=59 ",
-            b"2F62",
-        ),
-        *(
-            b"avc:  denied  { read } for ",
-            b"name=",
-            b"key=6101",
-            b"exit=-13",
-            b"UID=",
-            b"items=2",
-            b"(",
-            b")",
-            b"\\",
-            b",",
-        ),
-    ]
-)
+# fmt: off
+WORDS = st.sampled_from([
+    b"a0=", b"a1[0]=", b"argc=2", b"saddr=0200", b'"', b"'", b"msg='", b"\x1d", b"{ ", b" }", b"=", b" ", b"\n", b"(",
+    b"\x00\x01", b"\x04\x01", b"\x08\x02", b"res=success", b"auid=4294967295", b"arch=c000003e syscall=59 ", b"2F62",
+    b"avc:  denied  { read } for ", b"name=", b"key=6101", b"exit=-13", b"UID=", b"items=2", b")", b"\\", b",",
+])
+# fmt: on
 DATA = st.lists(st.one_of(WORDS, st.binary(max_size=12)), max_size=40).map(b"".join)
 
 
