@@ -12,11 +12,10 @@ from typing import Final
 
 from audisp.event import Event
 from audisp.parse.form import terminal_safe
-from audisp.parse.memo import Memo
 from audisp.parse.record import Record
 from audisp.parse.sockaddr import SockAddr, render
 from audisp.shapes.normal import Call, Normal, Normaliser
-from audisp.shapes.normal_calls import Calls, single
+from audisp.shapes.normal_calls import STALE, Calls, Recall, changes_accounts, single
 from audisp.shapes.normal_values import Reader
 from audisp.shapes.shape import ShapeSettings
 
@@ -29,16 +28,18 @@ HEADER: Final = ",".join(COLUMNS).encode() + b"\n"
 LONGEST_CELL: Final = 4_096
 """Characters of one cell: PATH_MAX. A command line can have two megabytes; no spreadsheet takes more than 32,767."""
 
-_FORMULA: Final = re.compile(r"[=+\-@\t\r]")
+_FORMULA: Final = re.compile(r"[=+\-@\t\r']")
+"""What a cell begins with that a spreadsheet would run, and the apostrophe that keeps it from that: one more, so that
+one can always be taken off."""
 _QUOTED: Final = re.compile(r"[\",\r\n]")
 
 
 def cell(text: str) -> str:
     """One cell. text: with surrogates for bytes that are not UTF-8."""
-    if text.isalnum() and text.isascii():
-        return text
     if len(text) > LONGEST_CELL:
         text = text[: LONGEST_CELL - 1] + "…"
+    elif text.isalnum() and text.isascii():
+        return text
     guarded = "'" + text if _FORMULA.match(text) else text
     safe = terminal_safe(guarded)
     return '"' + safe.replace('"', '""') + '"' if _QUOTED.search(safe) else safe
@@ -53,15 +54,23 @@ class Csv:
     def __init__(self, settings: ShapeSettings) -> None:
         self._normaliser = Normaliser(Reader(settings.names))
         self._calls: Calls[tuple[str, str, bool, str]] = Calls(self._normaliser, _call_cells, cell, _address_cell)
-        self._singles: Memo[tuple[str, str]] = Memo()
+        self._singles: Recall[tuple[str, str]] = Recall()
+        self._since = 0.0
         self._second, self._date = "", ""
         self._node, self._node_cell = "", ""
+
+    def _forget(self) -> None:
+        self._calls.forget()
+        self._singles.clear()
 
     def render(self, event: Event) -> bytes:
         """The event's row; b"" for an EOE alone and for a line that belongs to no event."""
         stamp = event.stamp
         if not stamp:
             return b""
+        if event.arrived - self._since > STALE:
+            self._since = event.arrived
+            self._forget()
         second, _, rest = stamp.partition(".")
         if second != self._second:
             self._second, self._date = second, date_time(event)
@@ -81,13 +90,17 @@ class Csv:
 
     def _other(self, event: Event) -> tuple[str, str]:
         """Type, and the cells from EVENT_KIND on, of an event that is no plain system call; "" if it has no row."""
-        key = single(event)
+        key = None
+        if changes_accounts(event):
+            self._forget()
+        else:
+            key = single(event)
         found = None if key is None else self._singles.get(key)
         if found is None:
             normal = self._normaliser.normal(event)
             found = ("", "") if normal is None else (cell(normal.type), cells(normal))
             if key is not None:
-                self._singles.put(key, found, len(key) + len(found[1]))
+                self._singles.keep(key, found)
         return found
 
 

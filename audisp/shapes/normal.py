@@ -205,7 +205,10 @@ def result(value: str | None) -> str:
     """What a ``success`` or ``res`` field says, in one of two words."""
     if value is None:
         return ""
-    return "success" if value.strip("\"'") in ("yes", "success", "1") else "failed"
+    value = value.strip("\"'")
+    # What is behind 1 is what ENRICHED format appends, in a log that somebody took the 0x1D out of.
+    good = value in ("yes", "success") or (value[:1] == "1" and not value[1:2].isdigit())
+    return "success" if good else "failed"
 
 
 def how(exe: str | None, comm: str | None) -> str:

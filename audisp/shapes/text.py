@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Final
 
 import attrs
@@ -19,12 +19,12 @@ import attrs
 from audisp.event import Event
 from audisp.parse import values
 from audisp.parse.interpret import interpret
-from audisp.parse.memo import Memo
 from audisp.parse.record import Record, arguments
+from audisp.parse.sockaddr import decode
 from audisp.parse.values import from_text
-from audisp.shapes.normal import SYSTEM, TRIGGERED, UNTRIGGERED, Call, Normal, Normaliser, rows
-from audisp.shapes.normal_calls import Calls, single
-from audisp.shapes.normal_values import Reader
+from audisp.shapes.normal import SYSTEM, TRIGGERED, UNTRIGGERED, Call, Normal, Normaliser, compounds, rows
+from audisp.shapes.normal_calls import STALE, Calls, Recall, changes_accounts, single
+from audisp.shapes.normal_values import Reader, absolute
 from audisp.shapes.shape import ShapeSettings
 from audisp.shapes.text_words import NOUNS, PREPOSITIONS, VERBS, peer, word
 
@@ -42,7 +42,7 @@ class Shown:
     """A call as the sentence has it. left: what comes before the object. nothing: stands for one that is not known.
 
     tail: what comes after it; right: the same without the program, how. program: the object is a program, and has
-    arguments. pair: the second object is its new name.
+    arguments. pair: the second object is its new name. bare: there is no object, the system call is all that is known.
     """
 
     left: str
@@ -52,6 +52,7 @@ class Shown:
     how: str
     program: bool
     pair: bool
+    bare: bool
 
 
 class Text:
@@ -63,26 +64,34 @@ class Text:
         self._reader = Reader(settings.names)
         self._normaliser = Normaliser(self._reader)
         self._calls: Calls[Shown] = Calls(self._normaliser, self._call, word, peer, PAIRS)
-        self._commands: Memo[str] = Memo()
-        self._singles: Memo[str] = Memo()
+        self._commands: Recall[str] = Recall()
+        self._singles: Recall[str] = Recall()
+        self._since = 0.0
         self._second = b""
         self._clock = self._day = ""
         self._node, self._host = b"", ""
+
+    def _forget(self) -> None:
+        self._calls.forget()
+        self._singles.clear()
 
     def render(self, event: Event) -> bytes:
         """The event's sentence; b"" for an EOE alone and for a line that belongs to no event."""
         return self.render_all((event,))[0]
 
-    def render_all(self, events: Iterable[Event]) -> list[bytes]:
+    def render_all(self, events: Sequence[Event]) -> list[bytes]:
         """The sentences of several events: what `render` gives for each."""
         out = []
+        if events and events[0].arrived - self._since > STALE:
+            self._since = events[0].arrived
+            self._forget()
         read, commands = self._calls.read, self._commands.get
         for event in events:
             node, head = event.same
             if not head:
                 out.append(b"")
                 continue
-            second, _, rest = head.partition(b".")
+            second, _, rest = head[6:-2].partition(b".")
             if second != self._second:
                 self._second = second
                 self._clock = event.time.strftime("At %H:%M:%S.")
@@ -90,28 +99,20 @@ class Text:
             if node != self._node:
                 self._node = node
                 self._host = f"host {word(event.node)}, " if node else ""
-            millis, _, serial = rest[:-2].decode("ascii").partition(":")
+            millis, _, serial = rest.decode("ascii").partition(":")
             found = read(event)
             if found is None:
                 said = self._say(event)
                 if not said:
                     out.append(b"")
                     continue
-                line = f"{self._clock}{millis:0>3}{self._day}{self._host}{said}, event {serial}\n"
             else:
                 shown, (object_, object2, _), execve = found
-                right = shown.tail
-                if shown.program:
-                    if object_ == shown.how:
-                        right = shown.right
-                    object_ = object_ or shown.nothing
-                    if execve is not None:
-                        object_ = f"{object_} ({commands(execve) or self._command(execve)})"
-                elif not object_:
-                    object_ = shown.nothing
-                elif shown.pair and object2:
-                    object_ = f"{object_} to {object2}"
-                line = f"{self._clock}{millis:0>3}{self._day}{self._host}{shown.left}{object_}{right}, event {serial}\n"
+                if execve is not None and shown.program:
+                    said = sentence(shown, object_, "", commands(execve) or self._command(execve))
+                else:
+                    said = sentence(shown, object_, object2, "")
+            line = f"{self._clock}{millis:0>3}{self._day}{self._host}{said}, event {serial}\n"
             out.append(line.encode())
         return out
 
@@ -138,6 +139,7 @@ class Text:
             word(call.how),
             rule.action == "executed",
             rule.action in PAIRS,
+            rule in (TRIGGERED, UNTRIGGERED),
         )
 
     def _called(self, record: Record, call: Call) -> str:
@@ -157,13 +159,16 @@ class Text:
 
     def _command(self, body: str) -> str:
         command = command_line(plain_arguments(body) or arguments([Record("EXECVE", body.removesuffix("\r"))])[0])
-        self._commands.put(body, command, len(body) + len(command))
-        return command
+        return self._commands.keep(body, command)
 
     # ---- anything else ----
 
     def _say(self, event: Event) -> str:
-        key = single(event)
+        if changes_accounts(event):
+            self._forget()
+            key = None
+        else:
+            key = single(event)
         if key is not None:
             said = self._singles.get(key)
             if said is not None:
@@ -171,36 +176,46 @@ class Text:
         normal = self._normaliser.normal(event)
         said = "" if normal is None else self._sentence(event, normal)
         if key is not None:
-            self._singles.put(key, said, len(key) + len(said))
+            self._singles.keep(key, said)
         return said
 
     def _sentence(self, event: Event, normal: Normal) -> str:
-        first = event.records[0]
-        call = event.first("SYSCALL")
-        said = None if call is None else self._normaliser.call(call)
-        decision = next((each for each in event.records if each.type in DECISIONS), None)
+        records = event.records
+        record = event.first("SYSCALL")
+        if record is not None and not any(each.type in compounds() or each.type == "LOGIN" for each in records):
+            return self._of_call(event, normal, record)
+        decision = next((each for each in records if each.type in DECISIONS), None)
         subject = normal.subject or (SYSTEM if normal.subject_kind == SYSTEM else "")
         object_ = account(normal.object) if normal.object else NOUNS.get(normal.object_kind, "")
         verbs, result = self._verbs(normal), normal.result
         if decision is not None:
             verbs, object_ = decided(decision, object_ if normal.object else "")
             subject, result = subject or decision.get("profile") or "", ""
-        elif said is not None and call is not None and normal.action.startswith("triggered-"):
-            verbs, object_ = ("called", "call"), self._called(call, said)
         elif normal.action == "did-unknown":
-            object_, result = f"{word(first.type)} saying {word(from_text(first.body))}", ""
+            object_, result = f"{word(records[0].type)} saying {word(from_text(records[0].body))}", ""
         elif normal.action == "sent-message":
-            object_ = f"saying {word(from_text(first.parts()[1] or first.body))}"
-        if normal.action == "executed" and event.argv:
-            object_ += f" ({command_line(event.argv)})"
+            object_ = f"saying {word(from_text(records[0].parts()[1] or records[0].body))}"
         if not object_ and verbs[0].rpartition(" ")[2] in PREPOSITIONS:
             object_ = "something"
         middle = f" {object_}" if object_ else ""
-        failure = "" if call is None else self._failure(call, normal.result)
+        failure = "" if record is None else self._failure(record, normal.result)
         way = f" with {word(normal.how)}" if normal.type == "ANOM_ABEND" and normal.how else using(normal.how)
-        where = "" if normal.action == "sent-message" else source(first)
+        where = "" if normal.action == "sent-message" else source(records[0])
         keys = f", key {word(event.keys[0])}" if event.keys else ""
         return f"{who(subject, normal.acting)} {did(verbs, result)}{middle}{failure}{way}{where}{keys}"
+
+    def _of_call(self, event: Event, normal: Normal, record: Record) -> str:
+        """A system call beside which stands what the short way does not read."""
+        call = self._normaliser.call(record)
+        shown = self._call(call, record)
+        object_ = word(normal.object) if normal.object else ""
+        if call.rule.field == "saddr":
+            address = event.get("SOCKADDR", "saddr")
+            object_ = "" if address is None else peer(decode(address, self._reader.byteorder(record)))
+        elif call.rule.field == "opid" and normal.object2:
+            object_ += f" ({word(normal.object2)})"
+        command = command_line(event.argv) if shown.program and event.first("EXECVE") else ""
+        return sentence(shown, object_, renamed(event) if shown.pair else "", command)
 
     def _verbs(self, normal: Normal) -> tuple[str, str]:
         found = VERBS.get(normal.action)
@@ -210,6 +225,27 @@ class Text:
         if action in table_actions():
             return action.replace("-", " "), f"do what is called {action}"
         return f"did {word(action)} to", f"do {word(action)} to"
+
+
+def sentence(shown: Shown, object_: str, object2: str, command: str) -> str:
+    """A call and its object. command: line of arguments, "" for none."""
+    if shown.bare:
+        return f"{shown.left}{shown.tail}"
+    right = shown.tail
+    if shown.program and object_ == shown.how:
+        right = shown.right
+    if not object_:
+        object_ = shown.nothing
+    elif object2 and shown.pair:
+        object_ = f"{object_} to {object2}"
+    return f"{shown.left}{object_} ({command}){right}" if command else f"{shown.left}{object_}{right}"
+
+
+def renamed(event: Event) -> str:
+    """What a file is called now: the last PATH, if it is a new name."""
+    last = event.of("PATH")[-1:]
+    name = last[0].get("name") if last and last[0].fields.get("nametype") == "CREATE" else None
+    return "" if name is None else word(absolute(name, event.cwd))
 
 
 @functools.cache
