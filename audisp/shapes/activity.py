@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import ipaddress
 import re
+import stat
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final
@@ -194,6 +195,19 @@ SUPPORT: Final = frozenset(
 )  # fmt: skip
 """Record types that say more about a system call, and nothing by themselves."""
 
+
+FILE_TYPES: Final[Mapping[int, str]] = MappingProxyType(
+    {
+        stat.S_IFREG: "file",
+        stat.S_IFDIR: "directory",
+        stat.S_IFCHR: "character-device",
+        stat.S_IFBLK: "block-device",
+        stat.S_IFIFO: "named-pipe",
+        stat.S_IFLNK: "symlink",
+        stat.S_IFSOCK: "socket",
+    }
+)
+"""What a file is, by the format bits of its mode, in auditbeat's words."""
 
 # ---- values ----
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
+
 from audisp.parse import values
+from audisp.parse.memo import Memo
 from audisp.parse.record import Record
 from audisp.shapes import activity
+from audisp.shapes.activity import Gathered, Leftovers, gathered
 from audisp.shapes.shape import Names
 
 
@@ -106,3 +110,49 @@ class Sheet:
             else:
                 out.append((name, activity.exit_name(value) if name == "exit" else value))
         return out
+
+
+def place_arguments(sheets: list[Sheet], count: int) -> None:
+    """Mark what a command line of the arguments of these EXECVE records shows as it is: how many there are, and those
+    that a shell needs no quotes for. count: of arguments in all."""
+    seen: set[str] = set()
+    for sheet in sheets:
+        for name, raw in sheet.record.fields.items():
+            if name == "argc":
+                if values.number(raw) == count:
+                    sheet.mark(name)
+            elif name[:1] == "a" and name[1:].isdecimal() and name not in seen:
+                seen.add(name)
+                argument = values.argument(raw)
+                if shlex.quote(argument) == argument:
+                    sheet.mark(name)
+
+
+class Remainders:
+    """What is left of an event's sheets, by record type. Records that come again with the same fields in their places
+    leave the same, and are not gone through again."""
+
+    __slots__ = ("_memo",)
+
+    def __init__(self) -> None:
+        self._memo: Memo[tuple[str, tuple[set[str], set[str], set[str]], Gathered]] = Memo()
+
+    def of(self, sheets: list[Sheet]) -> Leftovers:
+        """What is left of these."""
+        left = Leftovers()
+        for sheet in sheets:
+            made = self._of(sheet)
+            if made:
+                left.put(sheet.record.type, made)
+        return left
+
+    def _of(self, sheet: Sheet) -> Gathered:
+        record = sheet.record
+        if record.type == "SYSCALL":
+            return gathered(sheet.left())  # no two are the same
+        found = self._memo.get(record.body)
+        if found is not None and found[0] == record.type and found[1] == sheet.marks:
+            return found[2]
+        made = gathered(sheet.left())
+        self._memo.put(record.body, (record.type, sheet.marks, made), 6 * len(record.body))
+        return made

@@ -24,18 +24,6 @@ Items = list[tuple[str, str]]
 Pairs = tuple[tuple[str, str], ...]
 """Names and values; both JSON where they are for a document, both decoded where they are leftovers."""
 
-FILE_TYPES: Final[Mapping[int, str]] = MappingProxyType(
-    {
-        stat.S_IFREG: "file",
-        stat.S_IFDIR: "directory",
-        stat.S_IFCHR: "character-device",
-        stat.S_IFBLK: "block-device",
-        stat.S_IFIFO: "named-pipe",
-        stat.S_IFLNK: "symlink",
-        stat.S_IFSOCK: "socket",
-    }
-)
-"""auditd.summary.object.type of a file, by the format bits of its mode."""
 FAMILIES: Final[Mapping[str, str]] = MappingProxyType({"inet": "ipv4", "inet6": "ipv6", "local": "unix"})
 """auditd.data.socket.family where auditbeat's name is another than auparse's."""
 USER_PARTS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
@@ -322,7 +310,7 @@ def _path(record: Record, names: Names) -> Piece:
     kind = ""
     if mode is not None and 0 <= mode < 1 << 24:
         file["mode"] = f"{mode & 0o7777:04o}"
-        kind = FILE_TYPES.get(stat.S_IFMT(mode), "")
+        kind = activity.FILE_TYPES.get(stat.S_IFMT(mode), "")
     for field, key in (("ouid", "uid"), ("ogid", "gid")):
         if field in own:
             file[key] = own[field]

@@ -11,10 +11,9 @@ from typing import Any, Final
 
 from audisp.event import NO_STAMP, Event
 from audisp.parse import values
-from audisp.parse.memo import Memo
 from audisp.shapes import activity, activity_process, ocsf_objects, ocsf_table
-from audisp.shapes.activity import Gathered, Leftovers, Meaning, gathered
-from audisp.shapes.activity_sheet import Sheet
+from audisp.shapes.activity import Meaning
+from audisp.shapes.activity_sheet import Remainders, Sheet
 from audisp.shapes.activity_text import encoded
 from audisp.shapes.ocsf_objects import Scene
 from audisp.shapes.ocsf_table import ACCOUNT, AUTHENTICATION, BASE, FILE, NETWORK, OCSF_VERSION, OTHER, PROCESS, Class
@@ -38,7 +37,7 @@ class Ocsf:
         self._names = settings.names
         self._host = settings.host or UNKNOWN_HOST
         self._enrichment = settings.enrichment
-        self._memo: Memo[tuple[str, tuple[set[str], set[str], set[str]], Gathered]] = Memo()
+        self._remainders = Remainders()
 
     def render(self, event: Event) -> bytes:
         """One event. b"" for EOE alone."""
@@ -328,26 +327,10 @@ class Ocsf:
         return self._closed(document, scene.sheets)
 
     def _closed(self, document: dict[str, Any], sheets: list[Sheet]) -> bytes:
-        left = Leftovers()
-        for sheet in sheets:
-            made = self._left(sheet)
-            if made:
-                left.put(sheet.record.type, made)
+        left = self._remainders.of(sheets)
         if left:
             document["unmapped"] = left.all()
         return (encoded(document) + "\n").encode("ascii")
-
-    def _left(self, sheet: Sheet) -> Gathered:
-        """What is left of a record; made once for those that come again with the same fields in their places."""
-        record = sheet.record
-        if record.type == "SYSCALL":
-            return gathered(sheet.left())
-        found = self._memo.get(record.body)
-        if found is not None and found[0] == record.type and found[1] == sheet.marks:
-            return found[2]
-        made = gathered(sheet.left())
-        self._memo.put(record.body, (record.type, sheet.marks, made), 6 * len(record.body))
-        return made
 
     @staticmethod
     def _keys(scene: Scene) -> list[str]:

@@ -5,8 +5,7 @@ from __future__ import annotations
 
 import shlex
 import stat
-from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any
 
 import attrs
 
@@ -14,21 +13,11 @@ from audisp.event import Event
 from audisp.parse import arch, sockaddr, values
 from audisp.parse.processes import Process
 from audisp.parse.record import arguments
-from audisp.shapes import activity_process
+from audisp.shapes import activity, activity_process
 from audisp.shapes.activity_process import Known
-from audisp.shapes.activity_sheet import Sheet
+from audisp.shapes.activity_sheet import Sheet, place_arguments
 from audisp.shapes.ocsf_table import FILE_CAPTIONS, FILE_TYPES
 from audisp.shapes.shape import Names
-
-_KINDS: Final[Mapping[int, str]] = {
-    stat.S_IFREG: "file",
-    stat.S_IFDIR: "directory",
-    stat.S_IFCHR: "character-device",
-    stat.S_IFBLK: "block-device",
-    stat.S_IFSOCK: "socket",
-    stat.S_IFIFO: "named-pipe",
-    stat.S_IFLNK: "symlink",
-}
 
 
 @attrs.define
@@ -181,16 +170,7 @@ def arguments_of(scene: Scene) -> list[str]:
     """The arguments of a program that starts. Those that a command line shows as they are have found their place."""
     sheets = scene.of("EXECVE")
     found, _ = arguments([sheet.record for sheet in sheets])
-    for sheet in sheets:
-        fields = sheet.record.fields
-        for name, raw in fields.items():
-            if name == "argc":
-                if values.number(raw) == len(found):
-                    sheet.mark(name)
-            elif name[:1] == "a" and name[1:].isdecimal():
-                argument = values.argument(raw)
-                if shlex.quote(argument) == argument:
-                    sheet.mark(name)
+    place_arguments(sheets, len(found))
     return found
 
 
@@ -202,7 +182,11 @@ def file(sheet: Sheet, scene: Scene) -> dict[str, Any] | None:
     cwd = None if name.startswith("/") else scene.cwd
     path = name if cwd is None else f"{cwd.rstrip('/')}/{name}"
     mode = sheet.record.integer("mode", 8)
-    kind = 0 if mode is None or not 0 <= mode < 1 << 24 else FILE_TYPES.get(_KINDS.get(stat.S_IFMT(mode), ""), 0)
+    kind = (
+        0
+        if mode is None or not 0 <= mode < 1 << 24
+        else FILE_TYPES.get(activity.FILE_TYPES.get(stat.S_IFMT(mode), ""), 0)
+    )
     out: dict[str, Any] = {"name": base_name(name), "path": path, "type_id": kind, "type": FILE_CAPTIONS[kind]}
     inode = sheet.take("inode")
     if inode is not None:
