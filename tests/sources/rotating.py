@@ -1,16 +1,19 @@
-"""A log that is written and rotated as auditd and logrotate do it."""
+"""A log that is written and rotated as auditd and logrotate do it, and who reads its trail."""
 
 from __future__ import annotations
 
 import gzip
 import lzma
 import os
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
 import zstandard
 
+from audisp.sources.position import Position
+from audisp.sources.trail import ABSENT_STEPS, Step, Trail
 from tests.sources.collect import line
 
 PACK: Final[dict[str, Callable[[bytes], bytes]]] = {
@@ -103,3 +106,57 @@ class RotatingLog:
 def all_lines(count: int, text: str = "op=test") -> list[bytes]:
     """The records that were written."""
     return [line(serial, text) for serial in range(1, count + 1)]
+
+
+class Reader:
+    """Reads a trail as the source does: whole lines count, and the position is that of the last one."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.lines: list[bytes] = []
+        self.torn: list[bytes] = []
+        self.counts: Counter[str] = Counter()
+        self.said: list[tuple[str, str]] = []
+        self.state = ""
+        self.position: Position | None = None
+        self._begun = b""
+        self._told = 0
+        self.trail = Trail(str(path))
+
+    def step(self) -> Step:
+        step = self.trail.step()
+        self.counts.update(step.counts)
+        self.said += step.said
+        if step.state is not None:
+            self.state = step.state[1]
+        if step.again:
+            self._begun = b""
+        if step.torn:
+            self.torn += [self._begun] if self._begun else []
+            self._begun = b""
+        if step.position is not None:
+            self.position = step.position
+        for chunk in step.chunks:
+            *whole, self._begun = (self._begun + chunk.data).split(b"\n")
+            self.lines += [each + b"\n" for each in whole]
+            assert (chunk.position is None) == (not whole)
+            self.position = chunk.position or self.position
+        return step
+
+    def read(self, looks: int = ABSENT_STEPS + 1) -> list[bytes]:
+        """All that is there now, and what that brings; returns all lines since the last time."""
+        idle = 0
+        while idle < looks:
+            idle = idle + 1 if self.step().idle else 0
+        fresh = self.lines[self._told :]
+        self._told = len(self.lines)
+        return fresh
+
+    def restart(self) -> None:
+        """A new process, which knows the position only."""
+        self.trail.close()
+        self._begun = b""
+        self.trail = Trail(str(self.path), self.position)
+
+    def close(self) -> None:
+        self.trail.close()
