@@ -172,7 +172,7 @@ def _cat(given: argparse.Namespace) -> int:
         return EXIT_USAGE
     shape = make_shape(given.shape, settings)
     try:
-        return cat(given.files, shape, head=getattr(shape, "head", b""), pick=pick)
+        return cat(given.files, shape, head=getattr(shape, "header", b""), pick=pick)
     except BrokenPipeError:
         return _unread()
     except KeyboardInterrupt:
