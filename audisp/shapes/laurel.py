@@ -16,7 +16,7 @@ from audisp.event import NO_STAMP, Batch, Event
 from audisp.shapes.activity_process import known
 from audisp.shapes.json_text import string
 from audisp.shapes.laurel_exact import NOTHING, NOTHING_ADDED, Added, Exact, event_text, identity
-from audisp.shapes.laurel_fast import CALL, Fragments
+from audisp.shapes.laurel_fast import ADDRESSES, CALL, Fragments
 from audisp.shapes.laurel_process import added
 from audisp.shapes.shape import ShapeSettings
 
@@ -28,18 +28,22 @@ _NODE: Final = len("node=")
 
 def _runs(node: str, again: str) -> re.Pattern[str]:
     """One match is one event, as `audisp.event.runs` finds them, or one line that is no record's. Groups: node, stamp,
-    those of CALL, tail and other records of an event that begins with a plain SYSCALL; the whole, node and stamp of any
-    other event; the whole of a line without a stamp. node: what may stand before ``type=``; again: the same in the
-    lines that follow, N being the number of its group."""
+    those of CALL, tail, address and other records of an event that begins with a plain SYSCALL; the whole, node and
+    stamp of any other event; the whole of a line without a stamp. node: what may stand before ``type=``; again: the
+    same in the lines that follow, N being the number of its group."""
 
     def line(group: int) -> str:
         return rf"{again.replace('N', str(group))}type=[^ \n]++ msg=audit\(\{group + 1}\):"
 
-    call = rf"({node})type=SYSCALL msg=audit\(({_STAMP})\): {CALL}([^\n]*+)\n((?:{line(1)}[^\n]*+\n)*)"
-    other = rf"(({node})type=[^ \n]+ msg=audit\(({_ANY_STAMP})\):[^\n]*\n(?:{line(14)}[^\n]*\n)*)"
+    # Of what is in a SOCKADDR hardly anything comes twice, and of what follows it almost all: it has a group.
+    call = rf"({node})type=SYSCALL msg=audit\(({_STAMP})\): {CALL}([^\n]*+)\n"
+    call += rf"(?:{again.replace('N', '1')}type=SOCKADDR msg=audit\(\2\): saddr=([^\n]*+)\n)?((?:{line(1)}[^\n]*+\n)*)"
+    other = rf"(({node})type=[^ \n]+ msg=audit\(({_ANY_STAMP})\):[^\n]*\n(?:{line(15)}[^\n]*\n)*)"
     return re.compile(rf"{call}|{other}|([^\n]*\n|[^\n]+\Z)")
 
 
+_SADDR: Final = 11
+"""Place of the address among the groups."""
 _RUN: Final = _runs("", "")
 _NODE_RUN: Final = _runs(r"(?:node=[^ \n]+ )?", r"\N")
 
@@ -94,12 +98,31 @@ class Laurel:
         fragments = self._fragments
         rests, tails = fragments.rests, fragments.tails
         get_head, get_tail, get_rest = fragments.heads.young.get, tails.young.get, rests.young.get
+        get_address = fragments.addresses.young.get
         out = []
-        for node, stamp, head, a0, a1, a2, a3, items, ppid, pid, tail, lines, whole, other_node, other, stray in found:
+        for (
+            node,
+            stamp,
+            head,
+            a0,
+            a1,
+            a2,
+            a3,
+            items,
+            ppid,
+            pid,
+            tail,
+            saddr,
+            lines,
+            whole,
+            sender,
+            other,
+            stray,
+        ) in found:
             if not stamp:
                 if stray:
                     return None
-                out.append(self._whole(whole, other_node, other))
+                out.append(self._whole(whole, sender, other))
                 continue
             mark = f" msg=audit({stamp}):"
             body = lines.replace(mark, "")
@@ -109,18 +132,22 @@ class Laurel:
                 last = get_rest(body)
                 if last is None:
                     last = fragments.rest(body, len(node))
-                if first is not None and middle is not None and last is not None:
-                    sender = f',"NODE":{string(node[_NODE:-1])}' if node else ""
+                address = (get_address(saddr) or fragments.address(saddr)) if saddr else ""
+                if first and middle and last is not None and not (address and ADDRESSES in last):
+                    name = f',"NODE":{string(node[_NODE:-1])}' if node else ""
                     out.append(
-                        f'{{"ID":"{stamp}"{sender},"SYSCALL":{{{first},"items":{items},"ppid":{ppid},"pid":{pid}{middle},'
-                        f'"ARGV":["0x{a0}","0x{a1}","0x{a2}","0x{a3}"]}}{last}}}\n'
+                        f'{{"ID":"{stamp}"{name},"SYSCALL":{{{first},"items":{items},"ppid":{ppid},"pid":{pid}{middle},'
+                        f'"ARGV":["0x{a0}","0x{a1}","0x{a2}","0x{a3}"]}}{address}{last}}}\n'
                     )
                     continue
             # Something in it is not as the kernel writes it, or there are two of a kind.
-            call = f"{head} a0={a0} a1={a1} a2={a2} a3={a3} items={items} ppid={ppid} pid={pid} {tail}"
-            out.append(self._whole(f"{node}type=SYSCALL{mark} {call}\n{lines}", node, stamp))
+            call = f"{head} a0={a0} a1={a1} a2={a2} a3={a3} items={items} ppid={ppid} pid={pid} {tail}\n"
+            if saddr:
+                call += f"{node}type=SOCKADDR{mark} saddr={saddr}\n"
+            out.append(self._whole(f"{node}type=SYSCALL{mark} {call}{lines}", node, stamp))
         rests.asked(len(found))
         tails.asked(len(found))
+        fragments.addresses.asked(sum([each[_SADDR] != "" for each in found]))
         return [text.encode("latin-1") for text in out]
 
     def _whole(self, whole: str, node: str, stamp: str) -> str:

@@ -31,12 +31,16 @@ _HEX: Final = "(0|[1-9a-f][0-9a-f]{0,15})"
 _QUOTED: Final = f'"({PLAIN_CLASS}*+)"'
 _BARE: Final = r"[!#-&(-z|~]++"
 
+WHO: Final = ("auid", "uid", "gid", "euid", "suid", "fsuid", "egid", "sgid", "fsgid", "tty", "ses")
+"""Fields of a SYSCALL that say who did it, in the kernel's order (audit_log_task_info, kernel/audit.c)."""
 HEAD: Final = r"(arch=[^ \n]++ syscall=[^ \n]++(?: per=[^ \n]++)?(?: success=[^ \n]++ exit=[^ \n]++)?)"
 CALL: Final = rf"{HEAD} a0={_HEX} a1={_HEX} a2={_HEX} a3={_HEX} items=({NUMBER}) ppid=({NUMBER}) pid=({NUMBER}) "
 """A SYSCALL record up to what says who it was (fs/, kernel/auditsc.c, audit_log_exit): 8 groups. What HEAD takes is
 rendered from its own text, and is no field's value before."""
 _CALL: Final = re.compile(CALL + r"([^\n]*+)\Z")
-_WHO: Final = re.compile(rf'([^"]*+) comm={_QUOTED} exe={_QUOTED}((?: [^\n]*+)?)\Z')
+_WHO: Final = re.compile(
+    rf"({' '.join([f'{name}=[^ ]++' for name in WHO])}) comm={_QUOTED} exe={_QUOTED}((?: [^\n]*+)?)\Z"
+)
 _PATH: Final = re.compile(
     rf"item=({NUMBER}) name=(?:{_QUOTED}|([0-9A-F]++)|\(null\))(?: inode=({NUMBER}))?((?: [^\n]*+)?)\Z"
 )
@@ -46,6 +50,7 @@ _PLAIN_TITLE: Final = re.compile(r'[^\x00-\x1f"%+\\\x7f-\xff][^\x01-\x1f"%+\\\x7
 _COUNT: Final = re.compile(rf"argc=({NUMBER})\Z")
 _ARGUMENT: Final = re.compile(rf'"{PLAIN_CLASS}*"\Z')
 _SADDR: Final = re.compile(r"saddr=([0-9A-F]++)\Z")
+_DIGITS: Final = re.compile(r"[0-9A-F]++\Z")
 _USER: Final = re.compile(
     rf"pid=({NUMBER}) uid=({NUMBER}) auid=({NUMBER}) ses=({NUMBER})(?: subj=({_BARE}))? "
     r"msg='([^'\x1d]*+)'(?:\x1d([^']*+))?\Z"
@@ -53,14 +58,12 @@ _USER: Final = re.compile(
 _PAIRS: Final = re.compile(r"(?:[0-9A-F]{2})+\Z")
 _LIKE_ARGUMENT: Final = re.compile(r"a[0-9]")
 
-_ADDRESS_LINE: Final = "type=SOCKADDR "
-_ADDRESS: Final = re.compile(rf"{_ADDRESS_LINE}saddr=([0-9A-F]++)\Z")
-_ADDRESSES: Final = ',"SOCKADDR":['
+ADDRESSES: Final = ',"SOCKADDR":['
 """No text in a JSON string looks like this: its quotes would be escaped."""
 
 _HEAD_FIELDS: Final = frozenset({"arch", "syscall", "per", "success", "exit"})
 _CALL_FIELDS: Final = _HEAD_FIELDS | {"items", "ppid", "pid"} | OURS
-_WHO_FIELDS: Final = frozenset({"auid", "uid", "gid", "euid", "suid", "fsuid", "egid", "sgid", "fsgid", "tty", "ses"})
+_WHO_FIELDS: Final = frozenset(WHO)
 _BEHIND_TAKEN: Final = _CALL_FIELDS | _WHO_FIELDS | {"comm", "exe"}
 _PATH_FIELDS: Final = frozenset({"item", "name", "inode"}) | OURS
 _USER_FIELDS: Final = frozenset({"pid", "uid", "auid", "ses", "subj", "msg"}) | OURS
@@ -70,12 +73,14 @@ _MESSAGES: Final = range(1100, 1200)
 MAX_ARGUMENTS: Final = 256
 """Of an EXECVE that has a template; more are rare, and long anyway."""
 _ARGUMENT_NAMES: Final = tuple(f"a{at}=" for at in range(MAX_ARGUMENTS))
-MAX_KEYS: Final = 1_024
+MAX_KINDS: Final = 1_024
 """Types remembered: there are some 200, and somebody may make names up."""
 REST_BYTES: Final = 8 * 1024 * 1024
 """Of one generation of the records that follow a SYSCALL, which are long."""
 
 Entry = tuple[Key, str]
+Template = Callable[[str], "str | None"]
+Kind = tuple[Key, Template]
 
 
 class Fragments:
@@ -92,9 +97,12 @@ class Fragments:
         self._path_tails: Recall[str] = Recall()
         self._added: Recall[str] = Recall()
         self._others: Recall[Entry] = Recall()
-        self._addresses: Recall[str] = Recall()
-        self._keys: dict[str, Key] = {}
-        self._templates: dict[str, Callable[[str], str | None]] = {
+        self.addresses: Recall[str] = Recall()
+        self._get_who = self._who.young.get
+        self._get_behind = self._behind.young.get
+        self._get_path_tail = self._path_tails.young.get
+        self._kinds: dict[str, Kind] = {}
+        self._templates: dict[str, Template] = {
             "type=SYSCALL": self._call,
             "type=PATH": self._path,
             "type=CWD": self._cwd,
@@ -111,20 +119,22 @@ class Fragments:
     def line(self, line: str) -> Entry:
         """Key and object of a stripped line: what `Exact.line` says."""
         recall = self.lines
-        if not recall.awake:
-            return self._line(line)
-        found = recall.young.get(line) or recall.find(line)
+        recall.asked(1)
+        found = recall.young.get(line) or recall.find(line) if recall.awake else None
         if found is None:
             found = self._line(line)
-            recall.put(line, found, len(line) + len(found[1]))
+            if recall.awake:
+                recall.put(line, found, len(line) + len(found[1]))
         return found
 
     def _line(self, line: str) -> Entry:
         head, _, body = line.partition(" ")
-        template = self._templates.get(head)
-        text = None if template is None else template(body)
-        if text is not None:
-            return self._key(head), text
+        key, template = self._kinds.get(head) or self._kind(head)
+        text = template(body)
+        return self._other(line) if text is None else (key, text)
+
+    def _other(self, line: str) -> Entry:
+        """A line that no template knows. These are remembered always: token by token is slow."""
         recall = self._others
         found = recall.young.get(line) or recall.find(line)
         if found is None:
@@ -132,53 +142,38 @@ class Fragments:
             recall.put(line, found, len(line) + len(found[1]))
         return found
 
-    def _key(self, head: str) -> Key:
-        key = self._keys.get(head)
-        if key is None:
-            if len(self._keys) >= MAX_KEYS:
-                self._keys.clear()
-            key = self._keys[head] = key_of(head[5:])
-        return key
+    def _kind(self, head: str) -> Kind:
+        """Key and template for ``type=NAME``."""
+        kinds = self._kinds
+        if len(kinds) >= MAX_KINDS:
+            kinds.clear()
+        found = kinds[head] = key_of(head[5:]), self._templates.get(head, _no_template)
+        return found
 
     def rest(self, body: str, node: int) -> str | None:
         """What follows a SYSCALL's object: the event's other records, each with its LF, as keys and objects, a comma
         before each key. node: characters of ``node=NAME `` in each line. None if they need more than to be put one
         after the other."""
-        address = ""
         recall = self.rests
-        found: str | None = None
-        if body.startswith(_ADDRESS_LINE, node):
-            # Of what is in this one record hardly anything comes twice, and of what follows it almost all.
-            line, _, body = body.partition("\n")
-            address = self._address(line[node:] if node else line)
-            found = recall.young.get(body)
+        found = recall.find(body) if recall.awake else None
         if found is None:
-            found = recall.find(body) if recall.awake else None
-            if found is None:
-                found = self._rest(body, node)
-                if found is None:
-                    return None
-                if recall.awake:
-                    recall.put(body, found, len(body) + len(found))
-        if not address:
-            return found
-        return None if _ADDRESSES in found else f"{address}{found}"
+            found = self._rest(body, node)
+            if found is not None and recall.awake:
+                recall.put(body, found, len(body) + len(found))
+        return found
 
-    def _address(self, line: str) -> str:
-        """Key and object of a line that is a SOCKADDR's."""
-        recall = self._addresses
-        recall.asked(1)
-        known = recall.young.get(line) or recall.find(line) if recall.awake else None
-        if known is not None:
-            return known
-        found = _ADDRESS.match(line)
-        if found is not None and not len(found[1]) % 2:
-            text = f'{_ADDRESSES}{{"saddr":"{percent_bytes(bytes.fromhex(found[1]))}"}}]'
-        else:
-            text = f"{_ADDRESSES}{self._line(line)[1]}]"
-        if recall.awake:
-            recall.put(line, text, len(line) + len(text))
-        return text
+    def address(self, saddr: str) -> str:
+        """Key and objects of an event's only SOCKADDR, with a comma before them. saddr: what follows ``saddr=``."""
+        recall = self.addresses
+        found = recall.find(saddr) if recall.awake else None
+        if found is None:
+            if _DIGITS.match(saddr) is not None and not len(saddr) % 2:
+                found = f'{ADDRESSES}{{"saddr":"{percent_bytes(bytes.fromhex(saddr))}"}}]'
+            else:
+                found = f"{ADDRESSES}{self._other(f'type=SOCKADDR saddr={saddr}')[1]}]"
+            if recall.awake:
+                recall.put(saddr, found, len(saddr) + len(found))
+        return found
 
     def _rest(self, body: str, node: int) -> str | None:
         lines = body.split("\n")
@@ -187,12 +182,25 @@ class Fragments:
             lines = [line[node:] for line in lines]
         recall = self.lines
         recall.asked(len(lines))
-        awake, get = recall.awake, recall.young.get
+        awake, get, kinds = recall.awake, recall.young.get, self._kinds
         parts: list[str] = []
         seen = {"SYSCALL"}
         last = close = ""
         for line in lines:
-            key, text = (get(line) if awake else None) or self.line(line)
+            entry = get(line) or recall.find(line) if awake else None
+            if entry is not None:
+                key, text = entry
+            else:
+                # As in `line`, without the calls: this is the way of a sender who never says anything twice.
+                head, _, fields = line.partition(" ")
+                key, template = kinds.get(head) or self._kind(head)
+                found = template(fields)
+                if found is None:
+                    key, text = self._other(line)
+                else:
+                    text = found
+                if awake:
+                    recall.put(line, (key, text), len(line) + len(text))
             name = key.name
             if name == last:
                 if key.kind != LIST:
@@ -235,8 +243,8 @@ class Fragments:
         found = _WHO.match(tail)
         if found is not None:
             who, comm, exe, behind = found.groups()
-            first = self._part(who, self._who, _WHO_FIELDS)
-            last = self._part(behind, self._behind, None, _BEHIND_TAKEN)
+            first = self._get_who(who) or self._part(who, self._who, _WHO_FIELDS)
+            last = self._get_behind(behind) or self._part(behind, self._behind, None, _BEHIND_TAKEN)
             if first is not None and last is not None:
                 return f'{first},"comm":"{comm}","exe":"{exe}"{last}'
         return self._fields(tail, None, _CALL_FIELDS)
@@ -285,7 +293,7 @@ class Fragments:
         if found is None:
             return None
         item, plain, digits, inode, behind = found.groups()
-        last = self._path_tails.young.get(behind)
+        last = self._get_path_tail(behind)
         if last is None:
             last = self._part(behind, self._path_tails, None, _PATH_FIELDS)
             if last is None:
@@ -359,6 +367,10 @@ class Fragments:
         if last is None:
             return None
         return f'{{"pid":{pid},"uid":{uid},"auid":{auid},"ses":{ses}{label},"msg":"{percent(message)}"{last}}}'
+
+
+def _no_template(body: str) -> str | None:
+    return None
 
 
 def _decoded(digits: str) -> str | None:
