@@ -18,7 +18,7 @@ from collections import deque
 from typing import Final, Protocol
 
 from audisp.plugin import AudispError, Block, Host, PluginError, Retry
-from audisp_plugins.backoff import Backoff
+from audisp_plugins.presence import Presence
 from audisp_plugins.progress import Progress
 from audisp_plugins.syslog_config import SyslogConfig
 from audisp_plugins.syslog_link import Address, Closed, Link
@@ -72,26 +72,21 @@ class Transport(Protocol):
         """Close the connection."""
 
 
-class _Server:
-    """Who it is, whether it is there, and what was said about that. Shared by all transports."""
+class _Server(Presence):
+    """A server's presence, and its addresses."""
 
     def __init__(self, config: SyslogConfig, host: Host, kind: socket.SocketKind) -> None:
         server, port = config.endpoint
-        self._called = f"syslog server {server} port {port} ({config.transport})"
-        self._host = host
+        super().__init__(f"syslog server {server} port {port} ({config.transport})", host)
         self._resolver = Resolver(server, port, kind)
         self._addresses: list[Address] = []
-        self.backoff = Backoff()
-        self.status = "not connected yet"
-        self._problem: str | None = None
 
     def next_address(self, deadline: float) -> Address:
         """The next of its addresses. Raises OSError, or Retry if there is none yet."""
         if not self._addresses:
             found = self._resolver.ask(max(0.0, deadline - time.monotonic()))
             if found is None:
-                self.status = "its name is being looked up"
-                raise Retry(f"{self._called}: {self.status}")
+                raise self.later("its name is being looked up")
             self._addresses = found
         return self._addresses.pop(0)
 
@@ -99,40 +94,14 @@ class _Server:
         """There are addresses of the last look-up that were not tried."""
         return bool(self._addresses)
 
-    def wait_turn(self) -> None:
-        """Raises Retry while it is too early to try again."""
-        if left := self.backoff.left():
-            raise Retry(f"{self._called}: {self._problem}; tried again in {left:.1f} s")
-
-    def away(self, error: OSError | AudispError) -> Retry:
+    def failed(self, error: OSError | AudispError) -> Retry:
         """Note a failure; what to raise."""
-        text = reason(error) if isinstance(error, OSError) else str(error)
-        self.backoff.failed()
-        self.status = f"away: {text}"
-        if text != self._problem:
-            self._host.say("warning", f"{self._called} is away: {text}; records wait")
-        self._problem = text
-        return Retry(f"{self._called}: {text}")
+        return self.away(reason(error) if isinstance(error, OSError) else str(error))
 
-    def connecting(self) -> Retry:
-        """What to raise while it has not answered yet."""
-        self.status = "is being connected to"
-        return Retry(f"{self._called}: {self.status}")
-
-    def slow(self) -> Retry:
-        """Note that it lives, and takes too long; what to raise."""
-        self._host.count("slow")
-        return Retry(f"{self._called}: has not taken everything in {DELIVER_TIME:g} s")
-
-    def here(self, status: str) -> None:
-        """Note that it has taken something."""
-        self.backoff.worked()
+    def here(self, status: str, *, steady: bool = True) -> None:
+        """See Presence."""
+        super().here(status, steady=steady)
         self._addresses = []  # the next connection asks for the name again
-        self.status = status
-        if self._problem is not None:
-            self._problem = None
-            self._host.count("reconnects")
-            self._host.say("notice", f"{self._called} is back")
 
 
 class Stream:
@@ -174,14 +143,14 @@ class Stream:
                 self._out = self._out[sent:]
                 if not sent:
                     self._progress.keep(data, done)
-                    raise self._server.slow()
+                    raise self._server.slow(DELIVER_TIME)
             if not link.arrived(deadline):
                 self._progress.keep(data, done)
-                raise self._server.slow()
+                raise self._server.slow(DELIVER_TIME)
             self._server.here(f"connected to {link.peer}")
         except (OSError, PluginError) as error:
             self._drop(error)
-            raise self._server.away(error) from error
+            raise self._server.failed(error) from error
         self._made, self._again = 0, b""
         self._remember(data)
 
@@ -209,7 +178,7 @@ class Stream:
                 if not self._server.others_left():
                     raise
             else:
-                raise self._server.connecting()
+                raise self._server.later("is being connected to")
 
     def _begin(self, deadline: float) -> Link:
         self._server.wait_turn()
@@ -302,7 +271,7 @@ class Datagrams:
                 for message in messages:
                     if not self._send(sock, message, deadline):
                         self._progress.keep(data, start)
-                        raise self._server.slow()
+                        raise self._server.slow(DELIVER_TIME)
                 start = end
             # What a machine nearby answers to the last datagrams is here by now.
             problem = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
@@ -311,7 +280,7 @@ class Datagrams:
             self._server.here(f"sending to {sock.getpeername()[0]}")
         except OSError as error:
             self.close()
-            raise self._server.away(error) from error
+            raise self._server.failed(error) from error
 
     def _connected(self, deadline: float) -> socket.socket:
         if self._sock is not None and time.monotonic() >= self._until:
