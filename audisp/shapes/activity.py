@@ -280,13 +280,6 @@ def arch_name(raw: str) -> str:
     return values.from_text(raw) if found is None else found.name
 
 
-def how(exe: str | None, comm: str | None) -> str | None:
-    """What it was done with, where no field of the meaning says so: the program, or the script it interprets."""
-    if exe is None:
-        return comm
-    return comm if comm is not None and exe.startswith(SCRIPTS) else exe
-
-
 def context(label: str) -> dict[str, str]:
     """A security label taken apart as SELinux has it; all of it is the user where another module made it."""
     names = ("user", "role", "domain", "level", "category")

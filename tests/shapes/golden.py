@@ -48,6 +48,29 @@ def pairs() -> list[tuple[str, bytes, dict[str, Any]]]:
     return out
 
 
+def records() -> list[tuple[str, bytes, list[dict[str, Any]]]]:
+    """Name, records and expected records of every file of auparse that is in the corpus."""
+    out = []
+    for line in (CORPUS / "golden.tsv").read_text().splitlines()[1:]:
+        source, expected = (CORPUS / part for part in line.split("\t"))
+        if source.name.startswith("auparse__") and source.suffix == ".log":
+            out.append((source.name, source.read_bytes(), json.loads(expected.read_text())))
+    return out
+
+
+def places(name: str) -> tuple[str, ...]:
+    """Where a field of one record may stand in auditbeat's document of it."""
+    process = {"comm": "name", "exe": "exe", "cwd": "cwd", "pid": "pid", "ppid": "ppid"}
+    at = [f"auditd.data.{name}", f"auditd.paths[0].{name}"]
+    if name in USER:
+        at.append(USER[name])
+    if name in process:
+        at.append(PROCESS[process[name]])
+    same = {"euid": ("user.id",), "egid": ("user.group.id",)}  # said where they differ
+    at += same.get(name, ())
+    return (*at, *{"result": ("auditd.result",), "ses": ("auditd.session",), "addr": ("source.ip",)}.get(name, ()))
+
+
 def _tests(path: Path) -> list[tuple[str, bytes]]:
     """The part of YAML that these files use: ``  NAME: |`` and behind it lines that are indented by four."""
     found: list[tuple[str, list[str]]] = []
