@@ -60,13 +60,21 @@ def test_audispd_conf(shipped: Path) -> None:
 def test_plugins_d(shipped: Path) -> None:
     confs, errors = plugins.scan(shipped / "plugins.d")
     assert errors == []
-    assert [conf.name for conf in confs] == ["af_unix", "au-remote", "local-syslog", "stdout", "syslog"]
+    assert [conf.name for conf in confs] == [
+        "af_unix",
+        "au-remote",
+        "local-syslog",
+        "network-syslog",
+        "output",
+        "stdout",
+        "syslog",
+    ]
     assert not any(conf.active for conf in confs)
-    assert {conf.plugin for conf in confs} == {"af_unix", "syslog", "stdout", None}
+    assert {conf.plugin for conf in confs} == {"af_unix", "output", "syslog", "stdout", None}
     assert {path.suffix for path in (shipped / "plugins.d").iterdir()} == {".conf", ".audisp"}
 
 
-@pytest.mark.parametrize("name", ["af_unix", "local-syslog", "stdout"])
+@pytest.mark.parametrize("name", ["af_unix", "local-syslog", "network-syslog", "output", "stdout"])
 def test_each_plugin_s_own_keys(shipped: Path, name: str) -> None:
     for path in (shipped / "plugins.d").iterdir():
         if path.stem == name:
