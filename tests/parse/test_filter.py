@@ -152,6 +152,9 @@ ENRICHED: Final = b'auid=1000 uid=33 key=(null)\x1dAUID="bob" UID="unknown(33)" 
         ("\\record_type == syscall", b"SYSCALL", SYSCALL, True),
         ("\\record_type == 1300", b"SYSCALL", SYSCALL, True),
         ("\\record_type == SYSCALL", b"1300", SYSCALL, True),
+        ("\\record_type == SYSCALL", b"syscall", SYSCALL, True),
+        ("\\record_type == SYSCALL", b"01300", SYSCALL, True),
+        ("\\record_type == SYSCALL", b"UNKNOWN[01300]", SYSCALL, True),
         ("\\record_type == 1420", b"UNKNOWN[1420]", b"a=1", True),
         ('\\record_type == "UNKNOWN[1420]"', b"UNKNOWN[1420]", b"a=1", True),
         ("\\record_type >= 1400 && \\record_type < 1500", b"AVC", b"a=1", True),
@@ -192,10 +195,30 @@ def test_any_record_makes_the_event() -> None:
         assert [at for at, event in enumerate(found.events) if filter_.exactly(event)] == positions
 
 
-def test_nodes_are_told_apart_in_memory() -> None:
-    filter_ = compile_filter("node r= web1 && auid == 1")
+@pytest.mark.parametrize("type_", [b"SYSCALL", b"URINGOP"])
+def test_nodes_are_told_apart_in_memory(type_: bytes) -> None:
+    filter_ = compile_filter("node r!= web2 && auid == 1")
     for node, verdict in ((b"web1", True), (b"web2", False), (b"", False), (b"web1", True)):
-        (event,) = batch(line(1, b"SYSCALL", SYSCALL.replace(b"auid=1000", b"auid=1"), node)).events
+        (event,) = batch(line(1, type_, SYSCALL.replace(b"auid=1000", b"auid=1"), node)).events
+        assert filter_.matches(event) is verdict
+        assert filter_.exactly(event) is verdict
+
+
+def test_times_are_told_apart_in_memory() -> None:
+    for text in ("\\timestamp_ex >= ts:1700000000.123:2 && auid == 1000", "\\regexp /123:[23]/ && auid == 1000"):
+        filter_ = compile_filter(text)
+        found = batch(b"".join([line(serial, b"SYSCALL", SYSCALL) for serial in (1, 2, 3)]))
+        assert sorted(filter_.positions(found)) == [1, 2]
+        agree(filter_, [found, found])
+
+
+def test_what_other_arguments_say_counts() -> None:
+    """The mode of open(2) is one where its flags create a file, and else whatever lies in the register."""
+    filter_ = compile_filter('a2 i= "0x1b6" && auid == 1000')
+    body = SYSCALL.replace(b"syscall=59", b"syscall=2").replace(b"a2=3", b"a2=1b6")
+    for flags, verdict in ((b"a1=41", False), (b"a1=0", True), (b"a1=41", False)):
+        (event,) = batch(line(1, b"SYSCALL", body.replace(b"a1=2", flags))).events
+        assert filter_.exactly(event) is verdict
         assert filter_.matches(event) is verdict
 
 
@@ -425,11 +448,8 @@ def test_selection(keep: list[str], drop: list[str], wanted: list[int], marks: d
     assert [at for at, event in enumerate(given_.events) if selection.wanted(event)] == wanted
     picked = selection.pick(given_)
     assert (picked is given_) is (len(wanted) == 3)
-    assert (
-        [(event.raw, event.flags) for event in picked.events]
-        if picked
-        else [(given_.events[at].raw, given_.events[at].flags) for at in wanted] == []
-    )
+    found = [(event.raw, event.flags) for event in picked.events] if picked else []
+    assert found == [(given_.events[at].raw, given_.events[at].flags) for at in wanted]
 
 
 def test_lines_of_no_event_pass() -> None:
