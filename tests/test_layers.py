@@ -75,7 +75,7 @@ ROOMS: Final = {
     "sources": _sources,
     # Enrichment reads /proc and the user database in threads of its own; the engine feeds it, it knows no engine.
     "enrich": Room(LOW | {"event", "parse", "config", "enrich"}, frozenset({"attrs"}), NETWORK | {"subprocess"}),
-    "tls": attrs.evolve(_sources, packages=_shell_packages | {"cryptography"}),
+    "tls": attrs.evolve(_sources, ours=PURE | {"config", "tls"}, packages=_shell_packages),
     "dispatch": _engine,
     "collector": attrs.evolve(_engine, packages=_shell_packages | {"cryptography"}),
     "search": _engine,
