@@ -1,4 +1,4 @@
-"""`audisp`: the command for people: cat, tail, explain, check, status, reload, rotate, resume.
+"""`audisp`: the command for people: cat, tail, explain, check, key, status, reload, rotate, resume.
 
 What a command needs is imported when it runs: `audisp cat` in a pipe has no use for the daemon's parts.
 """
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from audisp import __version__
+from audisp.cli.key import add_key
 from audisp.errors import AudispError, ConfigError, ParseError
 from audisp.shapes.registry import SHAPES, make_shape
 from audisp.shapes.shape import Names, Nobody, ShapeSettings
@@ -77,6 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     each.add_argument("event", metavar="EVENT-ID", help="SEC.MSEC:SERIAL, as in msg=audit(1700000000.123:4567)")
     each.add_argument("--json", action="store_true", help="one JSON object, for programs")
     _add_runtime(each)
+    add_key(commands)
     each = commands.add_parser("status", help="show sources, plugins, queues and the ledger")
     each.add_argument("--json", action="store_true", help="one JSON object, for programs")
     each.add_argument("--watch", action="store_true", help="again every second, until Ctrl-C")
@@ -116,6 +118,10 @@ def main(argv: list[str] | None = None) -> int:
     given = _parser().parse_args(argv)
     if given.command == "cat":
         return _cat(given)
+    if given.command == "key":
+        from audisp.cli.key_actions import key
+
+        return key(given)
     if given.command == "check":
         from audisp.cli.check import check
         from audisp.dispatch.host import settings_for

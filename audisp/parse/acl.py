@@ -176,7 +176,7 @@ def _once(entry: Entry, known: Mapping[bytes, Entry], keys: dict[bytes, int]) ->
     earlier = known.get(entry.name)
     if earlier is not None:
         raise ParseError(
-            f"'{terminal_safe(entry.name, SHOWN)}' is in line {earlier.line} already; for a second key of the same "
+            f"'{'*' * entry.suffix}{terminal_safe(entry.name, SHOWN)}' is in line {earlier.line} already; for a second key of the same "
             "host write NAME#1, NAME#2, ..."
         )
     if entry.key is not None and keys.setdefault(entry.key, entry.line) != entry.line:

@@ -241,7 +241,8 @@ def _lines_problems(acl: AccessList, files: KeyFiles) -> list[ConfigError]:
     without = [entry for entry in entries if entry.key is None]
 
     def error(entry: Entry, message: str) -> list[ConfigError]:
-        return [ConfigError(f"'{terminal_safe(entry.name)}' {message}", path=files.acl, line=entry.line)]
+        shown = "*" * entry.suffix + terminal_safe(entry.name)
+        return [ConfigError(f"'{shown}' {message}", path=files.acl, line=entry.line)]
 
     if files.master is not None:
         for entry in without:
