@@ -28,15 +28,12 @@ CHUNK: Final = 65_536
 LINES: Final = 64
 """Datagrams between two looks at the time."""
 
-SEND_BUFFER: Final = 4 << 20
-"""Wanted for datagrams, whose length it bounds: more than any line that we know of. Without CAP_NET_ADMIN the kernel
-gives what net.core.wmem_max allows, 212,992 bytes by default."""
+SEND_BUFFER: Final = 212_992
+"""Wanted for datagrams, whose length it bounds: net.core.wmem_max's default, more than which the kernel gives to nobody
+without CAP_NET_ADMIN. It doubles it (socket(7)), so that a datagram may have 425,952 bytes. No record has a tenth."""
 
 IGNORED: Final = 65_536
 """Most bytes that are read at a time of what the other one says: he has nothing to say, and must not hold us."""
-
-SO_SNDBUFFORCE: Final = 32
-"""asm-generic/socket.h; the socket module has no name for it."""
 
 
 def connect(path: Path, host: Host, long: set[int]) -> Reader:
@@ -136,10 +133,7 @@ class DatagramReader:
         """Raises OSError; then the socket is closed."""
         self._sock, self._path, self._long = sock, path, long
         try:
-            try:
-                sock.setsockopt(socket.SOL_SOCKET, SO_SNDBUFFORCE, SEND_BUFFER)
-            except PermissionError:
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
             self._identity = self._look()
         except OSError:
             sock.close()
