@@ -33,11 +33,11 @@ POLL: Final = 0.005
 class Run:
     """One run of the source over a log, with its position in a file."""
 
-    def __init__(self, folder: Path, route: Collected | None = None) -> None:
+    def __init__(self, folder: Path, route: Collected | None = None, poll: float = POLL) -> None:
         self.kept = PositionFile(folder / "position", "s")
         self.said = Said()
         self.route = route or Collected()
-        self.source = FollowSource(str(folder / "audit.log"), say=self.said, mark=self.kept, poll=POLL)
+        self.source = FollowSource(str(folder / "audit.log"), say=self.said, mark=self.kept, poll=poll)
         self.books = self.source.books
 
     async def until(self, records: int) -> None:
@@ -180,6 +180,27 @@ async def test_a_torn_line_is_rejected_at_the_rotation(tmp_path: Path) -> None:
     assert run.source.rejects.kinds == {"torn": 1}
     assert run.books.received == 5
     assert balanced(run.books, run.route)
+    run.kept.close()
+    log.close()
+
+
+async def test_a_line_that_was_begun_is_read_whole_from_the_copy_of_a_truncated_log(tmp_path: Path) -> None:
+    log = RotatingLog(tmp_path / "audit.log")
+    log.write(2)
+    log.begin(30)
+    run = Run(tmp_path, poll=0.3)
+    with trio.fail_after(30):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(run.source.run, run.route)
+            await run.route.until(2)
+            await trio.sleep(0.1)  # it sleeps now
+            log.write(2)
+            log.copy_and_truncate()
+            log.write(2)
+            await run.route.until(7)
+            nursery.cancel_scope.cancel()
+    assert run.route.data == b"".join(all_lines(7))
+    assert run.books.rejected == 0
     run.kept.close()
     log.close()
 

@@ -244,6 +244,25 @@ def test_so_it_is_while_it_runs_and_what_is_held_open_is_read_to_its_end(log: Ro
     assert reader.counts == {"gaps": 1, "rotations": 3}
 
 
+@pytest.mark.parametrize("restart", [True, False])
+def test_a_file_that_is_about_to_get_another_name_is_not_gone(log: RotatingLog, reader: Reader, restart: bool) -> None:
+    log.write(10)
+    reader.read()
+    log.write(10)
+    log.rotate()
+    log.write(10)
+    old = Path(f"{log.path}.1")
+    data = old.read_bytes()
+    old.unlink()
+    if restart:
+        reader.restart()
+    while not reader.step().idle:
+        pass
+    Path(f"{old}.gz").write_bytes(PACK["gz"](data))
+    assert reader.read() == all_lines(30)[10:]
+    assert reader.counts == {"rotations": 1}
+
+
 def test_older_files_are_not_taken_for_newer_ones(log: RotatingLog, reader: Reader) -> None:
     for _ in range(3):
         log.write(10)
