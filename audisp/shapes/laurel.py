@@ -23,6 +23,7 @@ from audisp.shapes.shape import ShapeSettings
 _STAMP: Final = r"[1-9][0-9]{0,18}\.[0-9]{3}:[1-9][0-9]{0,18}"
 """A stamp that is laurel's ID as it stands."""
 _ANY_STAMP: Final = r"[0-9]{1,20}\.[0-9]{1,3}:[0-9]{1,20}"
+_TYPE: Final = r"[A-Za-z0-9_[\]]++"
 _NODE: Final = len("node=")
 
 
@@ -33,12 +34,12 @@ def _runs(node: str, again: str) -> re.Pattern[str]:
     same in the lines that follow, N being the number of its group."""
 
     def line(group: int) -> str:
-        return rf"{again.replace('N', str(group))}type=[^ \n]++ msg=audit\(\{group + 1}\):"
+        return rf"{again.replace('N', str(group))}type={_TYPE} msg=audit\(\{group + 1}\):"
 
     # Of what is in a SOCKADDR hardly anything comes twice, and of what follows it almost all: it has a group.
     call = rf"({node})type=SYSCALL msg=audit\(({_STAMP})\): {CALL}([^\n]*+)\n"
     call += rf"(?:{again.replace('N', '1')}type=SOCKADDR msg=audit\(\2\): saddr=([^\n]*+)\n)?((?:{line(1)}[^\n]*+\n)*)"
-    other = rf"(({node})type=[^ \n]+ msg=audit\(({_ANY_STAMP})\):[^\n]*\n(?:{line(15)}[^\n]*\n)*)"
+    other = rf"(({node})type={_TYPE} msg=audit\(({_ANY_STAMP})\):[^\n]*\n(?:{line(15)}[^\n]*\n)*)"
     return re.compile(rf"{call}|{other}|([^\n]*\n|[^\n]+\Z)")
 
 
