@@ -18,6 +18,9 @@ from pathlib import Path
 from typing import Final
 
 from audisp.plugin import Block, Delivery, Host, PluginType, Retry, hookimpl
+from audisp.shapes.interpreted import interpreted
+from audisp.shapes.shape import Names
+from audisp_plugins.accounts import Accounts
 from audisp_plugins.progress import Progress
 from audisp_plugins.syslog_config import FACILITIES, SyslogConfig
 
@@ -36,7 +39,9 @@ _ID: Final = re.compile(rb"msg=audit\(([0-9.]{1,24}:[0-9]{1,20})\)")
 class Messages:
     """Records to messages. One per plugin; keeps the time's text for a second."""
 
-    def __init__(self, facility: int, level: int) -> None:
+    def __init__(self, facility: int, level: int, names: Names | None = None) -> None:
+        """names: of this host's accounts, if records are to be interpreted."""
+        self._names = names
         # audisp-syslog names itself only for a facility other than user; without, the C library takes the program's.
         ident = b"audisp-syslog" if facility == FACILITIES["LOG_USER"] else b"audispd"
         self._start = b"<%d>" % (facility << 3 | level)
@@ -50,7 +55,15 @@ class Messages:
             self._second = int(now)
             # strftime's %b follows the locale, which a daemon never sets; the format wants English.
             self._head = self._start + time.strftime("%b %e %H:%M:%S", time.localtime(now)).encode() + self._end
-        text = line.removesuffix(b"\n").replace(b"\x1d", b" ", 1)
+        if self._names is not None:
+            found = interpreted(line, self._names)
+            if found is None:
+                return []
+            # As the C library's %x %T in its own locale, in the machine's zone.
+            stamp = time.strftime("%m/%d/%y %H:%M:%S", time.localtime(found.second))
+            text = f"type={found.type} msg=audit({stamp}) : {found.fields}".encode("utf-8", "surrogateescape")
+        else:
+            text = line.removesuffix(b"\n").replace(b"\x1d", b" ", 1)
         if len(self._head) + len(text) <= MAX_MESSAGE:
             return [self._head + text]
         return self._parts(text)
@@ -144,7 +157,8 @@ async def open_syslog(config: SyslogConfig, host: Host) -> AsyncIterator[Deliver
             server.close()
         return
     facility, level = config.priority()
-    syslog = Syslog(config.socket, Messages(facility, level), host)
+    names = Accounts() if config.interpret else None
+    syslog = Syslog(config.socket, Messages(facility, level, names), host)
     try:
         yield Delivery(syslog.deliver)
     finally:

@@ -31,6 +31,9 @@ FACILITIES: Final = {
 }
 """Numbers of syslog(3) and RFC 5424; the names are those that audisp-syslog takes."""
 
+INTERPRET: Final = "INTERPRET"
+"""The third sort of word that audisp-syslog takes."""
+
 PORTS: Final = {"udp": 514, "tcp": 514, "tls": 6514}
 """Default ports: RFC 5426, RFC 5425. For TCP none is registered; 514 is what servers listen on."""
 
@@ -58,7 +61,7 @@ class SyslogConfig:
     """Keys of `syslog`."""
 
     args: tuple[str, ...] = ()
-    """A level and a facility in any order and case: LOG_INFO LOG_LOCAL1. Without: LOG_INFO LOG_USER."""
+    """A level and a facility in any order and case: LOG_INFO LOG_LOCAL1. Without: LOG_INFO LOG_USER. And `interpret`."""
     socket: Path = Path("/dev/log")
     """The daemon's datagram socket."""
     transport: Literal["local", "udp", "tcp", "tls"] = "local"
@@ -140,6 +143,11 @@ class SyslogConfig:
         assert self.server is not None
         return self.server, self.port or PORTS[self.transport]
 
+    @property
+    def interpret(self) -> bool:
+        """Whether records are sent interpreted, as audisp-syslog does with this argument."""
+        return any(word.upper() == INTERPRET for word in self.args)
+
     def priority(self) -> tuple[int, int]:
         """Facility and level. Raises ConfigError."""
         facility, level = FACILITIES["LOG_USER"], LEVELS["LOG_INFO"]
@@ -149,8 +157,9 @@ class SyslogConfig:
                 level = LEVELS[upper]
             elif upper in FACILITIES:
                 facility = FACILITIES[upper]
-            elif upper == "INTERPRET":
-                raise ConfigError("interpret comes with the event model; until then records are sent raw", key="args")
+            elif upper == INTERPRET:
+                if self.transport != "local":
+                    raise ConfigError("interpret is for the local daemon; for a server take shape = text", key="args")
             else:
                 near = difflib.get_close_matches(upper, [*LEVELS, *FACILITIES], 1)
                 hint = f"; did you mean {near[0]}?" if near else ""

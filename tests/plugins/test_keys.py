@@ -63,7 +63,7 @@ def test_keys_are_read(name: str, text: str, expected: object) -> None:
     ("name", "text", "message"),
     [
         ("stdout", "rat = 5", "unknown key 'rat'"),
-        ("syslog", "args = LOG_INFO interpret", "x.audisp:1: args: interpret comes with the event model"),
+        ("syslog", "args = interpret\ntransport = udp\nserver = 127.0.0.1", "args: interpret is for the local daemon"),
         ("af_unix", "args = /run/x binray", "x.audisp:1: args: 'binray' is no mode"),
         ("log", "auditd_log = /x", "unknown key 'auditd_log'"),
         ("log", "num_logs = 1000", "num_logs: '1000' is out of range: 0 to 999"),

@@ -16,6 +16,7 @@ import pytest
 import trio
 
 from audisp.plugin import ConfigError, Delivery, Retry
+from audisp_plugins.accounts import Accounts
 from audisp_plugins.syslog import (
     MAX_MESSAGE,
     Messages,
@@ -24,7 +25,7 @@ from audisp_plugins.syslog import (
     audisp_plugins,
     open_syslog,
 )
-from tests.needs import needs
+from tests.needs import ROOT, needs
 from tests.plugins.booking import BookingHost, block_of, record
 
 SAMPLE = [
@@ -69,7 +70,8 @@ def daemon(tmp_path: Path) -> Iterator[Daemon]:
 
 def syslog_of(daemon: Daemon, host: BookingHost, *args: str) -> Syslog:
     settings = SyslogConfig(args=args, socket=daemon.path)
-    return Syslog(daemon.path, Messages(*settings.priority()), host)
+    names = Accounts() if settings.interpret else None
+    return Syslog(daemon.path, Messages(*settings.priority(), names), host)
 
 
 @pytest.mark.parametrize(
@@ -95,7 +97,6 @@ def test_arguments(daemon: Daemon, host: BookingHost, args: tuple[str, ...], sta
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (("LOG_INFO", "interpret"), "args: interpret comes with the event model"),
         (("LOG_INF",), "args: 'LOG_INF' is neither a level nor a facility of syslog; did you mean LOG_INFO?"),
         (("LOG_KERN",), "args: 'LOG_KERN' is neither"),
     ],
@@ -222,6 +223,28 @@ def test_same_messages_as_audisp_syslog(
         return re.sub(rb"(?<=>)\w{3} [ \d]\d \d\d:\d\d:\d\d", b"TIME", message.removesuffix(b"\n"))
 
     assert [without_time(message) for message in daemon.got()] == [without_time(message) for message in theirs]
+
+
+@needs("root", "audisp-syslog")
+def test_interpreted_as_audisp_syslog_does_it(daemon: Daemon, host: BookingHost, tmp_path: Path) -> None:
+    lines = (ROOT / "tests" / "corpus" / "mixed.log").read_bytes().splitlines(keepends=True)
+    lines += [b"type=EOE msg=audit(1795333451.130:5547): \n", SAMPLE[0]]
+    (tmp_path / "dev").mkdir()
+    syslog = syslog_of(daemon, host, "LOG_INFO", "interpret")
+    for first in range(0, len(lines), 8):  # what a datagram socket holds (net.unix.max_dgram_qlen), greeting included
+        some = lines[first : first + 8]
+        peer = subprocess.run(
+            ["unshare", "-m", sys.executable, "-c", PEER, str(tmp_path / "dev"), "LOG_INFO", "interpret"],
+            input=b"".join(some),
+            stdout=subprocess.PIPE,
+            check=True,
+        )
+        theirs = [message.encode("latin-1") for message in json.loads(peer.stdout)][1:]
+        syslog.deliver(block_of(some))
+        heads = re.compile(rb"(?<=>)\w{3} [ \d]\d \d\d:\d\d:\d\d")
+        got = [heads.sub(b"TIME", message.removesuffix(b"\n")) for message in daemon.got()]
+        assert got == [heads.sub(b"TIME", message.removesuffix(b"\n")) for message in theirs]
+    syslog.close()
 
 
 def test_time_is_local(monkeypatch: pytest.MonkeyPatch) -> None:
