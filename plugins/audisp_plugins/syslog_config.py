@@ -61,7 +61,7 @@ class SyslogConfig:
     """Keys of `syslog`."""
 
     args: tuple[str, ...] = ()
-    """A level and a facility in any order and case: LOG_INFO LOG_LOCAL1. Without: LOG_INFO LOG_USER. And `interpret`."""
+    """A level, a facility and `interpret`, in any order and case: LOG_INFO LOG_LOCAL1. Without: LOG_INFO LOG_USER."""
     socket: Path = Path("/dev/log")
     """The daemon's datagram socket."""
     transport: Literal["local", "udp", "tcp", "tls"] = "local"
