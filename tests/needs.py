@@ -90,6 +90,9 @@ NEEDS: Final[dict[str, Callable[[], str | None]]] = {
     "laurel": _program("laurel", "laurel"),
     "rsyslogd": _program("rsyslogd", "rsyslog rsyslog-gnutls rsyslog-openssl"),
     "gcc": _program("gcc", "gcc"),
+    "openssl": _program("openssl", "openssl"),
+    "gnutls": _program("gnutls-serv", "gnutls-bin"),
+    "stunnel": _program("stunnel", "stunnel4"),
 }
 """Each need, and a function that says why it is not met (None: it is). Asked when the test is about to run."""
 

@@ -92,9 +92,9 @@ def check_identity(identity: bytes) -> bytes:
 
 
 def split_epoch(identity: bytes) -> tuple[bytes, int]:
-    """``web1#2`` is (``web1``, 2); what does not end in ``#`` and a number from 1 on is itself, of epoch 0."""
+    """``web1#2`` is (``web1``, 2); what does not end in ``#`` and one number from 1 on is itself, of epoch 0."""
     found = _EPOCH.match(identity)
-    if found is None or int(found[2]) > MAX_EPOCH:
+    if found is None or int(found[2]) > MAX_EPOCH or _EPOCH.match(found[1]):
         return identity, 0
     return found[1], int(found[2])
 
