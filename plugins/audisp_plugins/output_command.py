@@ -84,10 +84,13 @@ class ProgramReader:
 
     # See Reader.
 
-    def feed(self, data: bytes, sent: int) -> int:
+    window: int | None = None
+    """It is always known what it has read."""
+
+    def feed(self, data: bytes, sent: int, until: int) -> int:
         """See Reader."""
         try:
-            return sent + self._ours.send(memoryview(data)[sent:])
+            return sent + self._ours.send(memoryview(data)[sent:until])
         except BlockingIOError:
             return sent
         except OSError as error:

@@ -35,8 +35,13 @@ class Gone(Exception):
 class Reader(Protocol):
     """Somebody who is there now. `data` is the block in hand, `sent` how much of it he was sent."""
 
-    def feed(self, data: bytes, sent: int) -> int:
-        """Send on from `sent` as far as he takes it; the new `sent`. Never waits. Raises Gone."""
+    window: int | None
+    """Bytes that he is sent beyond what he has certainly read; what he has not is sent again when he leaves. None: as
+    many as he takes."""
+
+    def feed(self, data: bytes, sent: int, until: int) -> int:
+        """Send on from `sent` as far as he takes it, and not much further than `until`; the new `sent`. Never waits.
+        Raises Gone."""
 
     def read(self, sent: int) -> int | None:
         """How many of `sent` bytes he has certainly read; None: not known better than before. Raises Gone."""
@@ -64,6 +69,8 @@ class Feeder:
         self._sent = 0
         self._read = 0
         """Of it: what he was sent, and the end of the last line that has certainly been read."""
+        self._seen = 0
+        """Of it: what has certainly been read, be it half of a line."""
         self._long: set[int] = set()
         """Where the lines begin that can never be sent."""
         self._since = 0.0
@@ -76,7 +83,7 @@ class Feeder:
             # The host offers a block until it is taken, so this is never another one; if it were, its first line must
             # not be joined to half of a line of the one before.
             self._leave()
-            self._sent = self._read = 0
+            self._sent = self._read = self._seen = 0
             self._long.clear()
         self._data = data
         try:
@@ -95,7 +102,8 @@ class Feeder:
             raise self._presence.away(str(error)) from error
         long = len(self._long)
         self._long.clear()
-        self._data, self._sent, self._read = b"", 0, 0
+        self._data = b""
+        self._sent = self._read = self._seen = 0
         if long:
             self._host.count("too_long", long)
             raise Reject(f"{self._presence.called}: {long} lines are too long for it; the others were delivered")
@@ -121,22 +129,24 @@ class Feeder:
     def _feed(self, reader: Reader, data: bytes, deadline: float) -> None:
         pause = POLL_FIRST
         while self._read < len(data):
-            before = self._sent, self._read
-            if self._sent < len(data):
-                self._sent = reader.feed(data, self._sent)
+            before = self._sent, self._seen
+            until = len(data) if reader.window is None else min(len(data), self._seen + reader.window)
+            if self._sent < until:
+                self._sent = reader.feed(data, self._sent, until)
             self._has_read(reader.read(self._sent))
-            if (self._sent, self._read) != before:
+            if (self._sent, self._seen) != before:
                 pause = POLL_FIRST
                 continue
             left = deadline - time.monotonic()
             if left <= 0:
                 raise self._presence.slow(DELIVER_TIME)
-            reader.wait(min(pause, left), room=self._sent < len(data))
+            reader.wait(min(pause, left), room=self._sent < until)
             pause = min(pause * 2, POLL_MOST)
 
     def _has_read(self, read: int | None) -> None:
-        if read is not None and read > self._read:
-            self._read = max(self._read, self._data.rfind(b"\n", 0, read) + 1)
+        if read is not None and read > self._seen:
+            self._seen = read
+            self._read = max(self._read, self._data.rfind(b"\n", self._read, read) + 1)
 
     def _forget(self, read: int | None) -> None:
         """He has left: his successor begins with the first line that was not read."""
@@ -144,7 +154,7 @@ class Feeder:
         again = self._data.count(b"\n", self._read, self._sent)
         if again:
             self._host.count("sent_again", again)
-        self._sent = self._read
+        self._sent = self._seen = self._read
         self._leave()
 
     def _leave(self) -> None:

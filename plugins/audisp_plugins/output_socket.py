@@ -22,11 +22,10 @@ from typing import Final
 from audisp.plugin import Host
 from audisp_plugins.output_feed import Gone, Reader
 
-CHUNK: Final = 65_536
-"""Bytes handed to the kernel at a time. Small against its buffer, so that there are moments at which all is read."""
-
-LINES: Final = 64
-"""Datagrams between two looks at the time."""
+STREAM_WINDOW: Final = 65_536
+DATAGRAM_WINDOW: Final = 16_384
+"""Bytes that may be unread. Only when nothing is, it is known what has been read; so this much can come twice, and one
+who is slow and killed again and again gets on by as much. Datagrams are read one by one; by default ten may wait."""
 
 SEND_BUFFER: Final = 212_992
 """Wanted for datagrams, whose length it bounds: net.core.wmem_max's default, more than which the kernel gives to nobody
@@ -72,13 +71,15 @@ def _poll(sock: socket.socket, events: int, seconds: float) -> int:
 class StreamReader:
     """A connection."""
 
+    window: int | None = STREAM_WINDOW
+
     def __init__(self, sock: socket.socket, host: Host) -> None:
         self._sock, self._host = sock, host
 
-    def feed(self, data: bytes, sent: int) -> int:
+    def feed(self, data: bytes, sent: int, until: int) -> int:
         """See Reader."""
         try:
-            return sent + self._sock.send(memoryview(data)[sent : sent + CHUNK])
+            return sent + self._sock.send(memoryview(data)[sent:until])
         except BlockingIOError:
             return sent
         except OSError as error:
@@ -129,6 +130,8 @@ class StreamReader:
 class DatagramReader:
     """A datagram socket: each line is one datagram, without its LF."""
 
+    window: int | None = DATAGRAM_WINDOW
+
     def __init__(self, sock: socket.socket, path: Path, long: set[int]) -> None:
         """Raises OSError; then the socket is closed."""
         self._sock, self._path, self._long = sock, path, long
@@ -143,11 +146,9 @@ class DatagramReader:
         found = os.stat(self._path)
         return found.st_dev, found.st_ino, found.st_ctime_ns
 
-    def feed(self, data: bytes, sent: int) -> int:
+    def feed(self, data: bytes, sent: int, until: int) -> int:
         """See Reader."""
-        for _ in range(LINES):
-            if sent >= len(data):
-                break
+        while sent < until:
             end = data.find(b"\n", sent) + 1 or len(data)
             try:
                 self._sock.send(memoryview(data)[sent : end - 1 if data[end - 1] == 0x0A else end])
