@@ -1,7 +1,7 @@
 """A log in which nothing comes twice: what a hostile sender would send against memories of what was seen before.
 
-Made of a recorded log, event for event and record for record: every pid, path, inode, argument, title and socket address
-is made unique, and every a0 to a3 drawn anew. What names no thing (ids of users, system calls, capabilities) stays.
+Made of a recorded log, event for event and record for record: every pid, path, inode, argument, title and address of a
+socket is made unique, and every a0 to a3 drawn anew. What names no thing (ids of users, system calls) stays.
 """
 
 from __future__ import annotations
