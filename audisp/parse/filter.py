@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from bisect import bisect_right
 from collections.abc import Iterable
+from functools import partial
 from itertools import accumulate
 from typing import Final
 
@@ -12,8 +13,8 @@ import attrs
 
 from audisp.event import NO_STAMP, NODE_RUN, Batch, Event
 from audisp.parse.expression import Or, Tree, parse
-from audisp.parse.filter_clause import MAX_CLAUSES, Clause, Read
-from audisp.parse.filter_terms import Nameless, Sight, Test, compile_test, latin
+from audisp.parse.filter_clause import MAX_CLAUSES, Clause
+from audisp.parse.filter_terms import LINE, Nameless, Read, Sight, Test, compile_test
 from audisp.parse.interpret import Names
 from audisp.parse.record import Record, RecordReader
 
@@ -68,10 +69,16 @@ class Filter:
         """The same as `matches`, by looking at every record: what the shorter ways are held against."""
         if event.flags & NO_STAMP:
             return False
-        id_, node, test = event.id, latin(event.node), self._test
-        stamp = (id_.seconds, id_.millis, id_.serial)
-        lines = zip(event.records, event.raw.split(b"\n"), strict=False)
-        return any(test(Sight(record, stamp, line, node)) for record, line in lines)
+        test = self._test
+        for record, line in zip(event.records, event.raw.split(b"\n"), strict=False):
+            found = LINE.match(line)
+            if found is not None and test(Sight(found, partial(_known, record))):
+                return True
+        return False
+
+
+def _known(record: Record, _line: str) -> Record:
+    return record
 
 
 def _read(line: str) -> Record:

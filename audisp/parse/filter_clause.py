@@ -1,22 +1,22 @@
 """One alternative of a filter, judged on raw bytes: find lines by what they need, then ask memory, then look exactly.
 
 Streams repeat themselves, and an expression looks at few fields. So a verdict is remembered by the line's text without
-its stamp, and of a SYSCALL record without the numbers that differ each time (arguments, pids), if the expression does
-not ask for them. Only a text that was not seen before is made a `Record` and judged by the compiled expression.
+its stamp, and of a SYSCALL record without what differs each time (arguments, pids, the program's names), if the
+expression does not ask for it. Only a text that was not seen before is made a `Record` and judged by the compiled
+expression.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Final
 
 from audisp.parse.expression import And, Comparison, Not, Regexp, Tree
 from audisp.parse.filter_needs import heaviest, needs
-from audisp.parse.filter_terms import Sight, Test, compile_test
+from audisp.parse.filter_terms import LINE, Read, Sight, Test, compile_test
 from audisp.parse.interpret import Names
 from audisp.parse.memo import Memo
-from audisp.parse.record import Record
 
 MEMO_ENTRIES: Final = 4_096
 """Verdicts of one generation: eight times the distinct ends of SYSCALL records in a day's mix (fast-parse.md)."""
@@ -25,17 +25,10 @@ MEMO_BYTES: Final = 1024 * 1024
 MAX_CLAUSES: Final = 8
 """Alternatives that are searched for one by one."""
 
-Read = Callable[[str], Record]
-"""The record of a stripped line: `RecordReader.read`."""
-
-_HEAD: Final = rb"((?:node=[^ \n]+ )?)(type=[^ \n]+) msg=audit\(([0-9]{1,20})\.([0-9]{1,3}):([0-9]{1,20})\):"
-_LINE: Final = re.compile(rb"^" + _HEAD + rb"([^\n]*)", re.M)
-"""A record's line: node part, type, seconds, milliseconds, serial, the rest."""
-
 _CALL: Final = rb"type=SYSCALL msg=audit\([0-9.:]{5,43}\):"
 # Of machines without calls that hold other calls in an argument (socketcall, ipc), whose names would depend on it.
 _HOW: Final = rb"( arch=c00000(?:3e|b7) syscall=[0-9]{1,10} success=[a-z]{2,3})"
-_VARIABLE: Final = {
+_NUMBERS: Final = {
     "exit": rb"-?[0-9]{1,20}",
     "a0": rb"[0-9a-f]{1,16}",
     "a1": rb"[0-9a-f]{1,16}",
@@ -45,7 +38,10 @@ _VARIABLE: Final = {
     "ppid": rb"[0-9]{1,10}",
     "pid": rb"[0-9]{1,10}",
 }
-"""Fields of SYSCALL in the kernel's order that differ from one event to the next, and how it writes them."""
+_IDS: Final = rb"( auid=[^\n\"'{]* ses=[0-9]{1,10})"
+_PROGRAM: Final = dict.fromkeys(("comm", "exe"), rb"(?:\"[^\n\" ]*\"|[0-9A-F]+|\(null\))")
+"""Fields of SYSCALL, before and behind its ids, that differ from one event to the next, as the kernel writes them."""
+_REST: Final = rb"((?:[ \x1d][^\n]*)?)(?:\n|\Z)"
 _ARGUMENTS: Final = frozenset({"a0", "a1", "a2", "a3"})
 
 
@@ -75,11 +71,13 @@ def _short(used: frozenset[str]) -> re.Pattern[bytes]:
     """Of a SYSCALL line, in groups: what an expression that looks at these fields can depend on."""
     if used & _ARGUMENTS:
         used |= _ARGUMENTS  # what an argument means depends on the others
-    parts = [rb"(node=[^ \n]+ )?" if "node" in used else rb"(?:node=[^ \n]+ )?", _CALL, _HOW]
-    for name, form in _VARIABLE.items():
-        part = b" " + name.encode() + b"=" + form
-        parts.append(b"(" + part + b")" if name in used else part)
-    return re.compile(b"".join(parts) + rb"( auid=[^\n]*)")
+
+    def parts(fields: dict[str, bytes]) -> list[bytes]:
+        named = [(name in used, b" " + name.encode() + b"=" + form) for name, form in fields.items()]
+        return [b"(" + part + b")" if asked else part for asked, part in named]
+
+    node = rb"(node=[^ \n]+ )?" if "node" in used else rb"(?:node=[^ \n]+ )?"
+    return re.compile(b"".join([node, _CALL, _HOW, *parts(_NUMBERS), _IDS, *parts(_PROGRAM), _REST]))
 
 
 class Clause:
@@ -117,7 +115,7 @@ class Clause:
                     if check.search(data, start, end) is None:
                         break
                 else:
-                    if judge(data, start, end, read):
+                    if judge(data, start, read):
                         yield start
 
     def any(self, data: bytes, read: Read) -> bool:
@@ -125,47 +123,38 @@ class Clause:
         if self._anchors:
             return next(self.starts(data, read), None) is not None
         judge = self._judge
-        for found in _LINE.finditer(data):  # noqa: SIM110 - without a generator it takes less time
-            if judge(data, found.start(), found.end(), read):
+        for found in LINE.finditer(data):  # noqa: SIM110 - without a generator it takes less time
+            if judge(data, found.start(), read):
                 return True
         return False
 
-    def _judge(self, data: bytes, start: int, end: int, read: Read) -> bool:
-        sight = None
+    def _judge(self, data: bytes, start: int, read: Read) -> bool:
+        line = None
         if self._steady is not None:
             found = self._short.match(data, start)
             if found is not None:
                 key = b"".join(found.groups(b"")).decode("latin-1")
             else:
-                found = _LINE.match(data, start)
-                if found is None:
-                    return False  # a line without a stamp
-                key = (found[2] + found[6]).decode("latin-1")
+                line = LINE.match(data, start)
+                if line is None:
+                    return False  # it has no stamp
+                key = (line[2] + line[6]).decode("latin-1")
                 if self._with_node:
-                    key = found[1].decode("latin-1") + key
+                    key = line[1].decode("latin-1") + key
             verdict = self._memo.get(key)
             if verdict is None:
-                sight = _sight(data, start, end, read)
-                verdict = sight is not None and self._steady(sight)
+                line = line or LINE.match(data, start)
+                verdict = line is not None and self._steady(Sight(line, read))
                 self._memo.put(key, verdict, len(key))
             if not verdict:
                 return False
         if self._others is None:
             return True
-        sight = sight or _sight(data, start, end, read)
-        return sight is not None and self._others(sight)
+        line = line or LINE.match(data, start)
+        return line is not None and self._others(Sight(line, read))
 
 
 def _compiled(trees: list[Tree], names: Names) -> Test | None:
     if not trees:
         return None
     return compile_test(trees[0] if len(trees) == 1 else And(tuple(trees)), names)
-
-
-def _sight(data: bytes, start: int, end: int, read: Read) -> Sight | None:
-    found = _LINE.match(data, start)
-    if found is None:
-        return None
-    text = (found[2] + found[6]).decode("latin-1")
-    stamp = (int(found[3]), int(found[4]), int(found[5]))
-    return Sight(read(text), stamp, data[start:end], found[1][5:-1].decode("latin-1"))

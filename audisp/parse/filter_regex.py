@@ -292,18 +292,25 @@ def _measure(node: _Node, at: int) -> int:
 class _Part:
     """What a node has become. Sets of positions are integers, one bit each.
 
-    nullable: it matches nothing as well. text: it matches exactly these bytes; None for anything else. literal: bytes
-    that stand in whatever it matches.
+    nullable: it matches nothing as well. size: bytes that it matches at most; None: no bound. text: it matches exactly
+    these bytes; None for anything else. literal: bytes that stand in whatever it matches, at most `reach` bytes behind
+    its start (None: no bound).
     """
 
     nullable: bool
     first: int
     last: int
+    size: int | None
     text: bytes | None = None
     literal: bytes = b""
+    reach: int | None = 0
 
 
-_NOTHING: Final = _Part(nullable=True, first=0, last=0, text=b"")
+_NOTHING: Final = _Part(nullable=True, first=0, last=0, size=0, text=b"")
+
+
+def _plus(one: int | None, other: int | None) -> int | None:
+    return None if one is None or other is None else one + other
 
 
 class _Maker:
@@ -322,17 +329,19 @@ class _Maker:
             return self._repeat(node)
         found = [self.make(part) for part in node.parts]
         first = last = 0
+        size: int | None = 0
         for part in found:
             first |= part.first
             last |= part.last
-        return _Part(any(part.nullable for part in found), first, last)
+            size = None if size is None or part.size is None else max(size, part.size)
+        return _Part(any(part.nullable for part in found), first, last, size)
 
     def _read(self, symbols: frozenset[int]) -> _Part:
         bit = 1 << len(self.symbols)
         self.symbols.append(symbols)
         self.follow.append(0)
         text = bytes(symbols) if len(symbols) == 1 and symbols <= _ANY else None
-        return _Part(nullable=False, first=bit, last=bit, text=text, literal=text or b"")
+        return _Part(nullable=False, first=bit, last=bit, size=1, text=text, literal=text or b"")
 
     def _repeat(self, node: _Repeat) -> _Part:
         count = max(node.low if node.high is None else node.high, 1)
@@ -342,7 +351,7 @@ class _Maker:
         for at, copy in enumerate(copies):
             if node.high is None and at == count - 1:
                 self._link(copy.last, copy.first)
-                copies[at] = copy = attrs.evolve(copy, text=None)
+                copies[at] = copy = attrs.evolve(copy, size=None, text=None)
             if at >= node.low:
                 copies[at] = attrs.evolve(copy, nullable=True, text=None, literal=b"")
         return self._joined(copies)
@@ -350,22 +359,31 @@ class _Maker:
     def _joined(self, parts: list[_Part]) -> _Part:
         """One behind the other."""
         done = _NOTHING
-        run = longest = b""  # the bytes that the parts so far end with, and the longest such run
+        # Bytes that all parts so far end with, and what is before them at most; of such runs the longest.
+        run, before = b"", done.size
+        longest, reach = b"", done.size
         for part in parts:
             self._link(done.last, part.first)
             text = None if done.text is None or part.text is None else done.text + part.text
-            if part.text is None:
-                longest = max(longest, run, part.literal, key=len)
-                run = b""
-            else:
+            size = _plus(done.size, part.size)
+            if part.text is not None:
                 run += part.text
+            else:
+                if len(run) > len(longest):
+                    longest, reach = run, before
+                if len(part.literal) > len(longest):
+                    longest, reach = part.literal, _plus(done.size, part.reach)
+                run, before = b"", size
             done = _Part(
                 done.nullable and part.nullable,
                 done.first | part.first if done.nullable else done.first,
                 done.last | part.last if part.nullable else part.last,
+                size,
                 text,
             )
-        return attrs.evolve(done, literal=max(longest, run, key=len))
+        if len(run) > len(longest):
+            longest, reach = run, before
+        return attrs.evolve(done, literal=longest, reach=reach)
 
     def _link(self, before: int, after: int) -> None:
         at = 0
@@ -402,6 +420,7 @@ class Pattern:
         maker = _Maker()
         whole = maker.make(node)
         self.literal = whole.literal
+        self._reach = None if _holds(node, BEGIN) else whole.reach
         self._exact = whole.text
         self._always = whole.nullable
         self._first, self._last, self._follow = whole.first, whole.last, maker.follow
@@ -418,11 +437,15 @@ class Pattern:
         """Whether the pattern matches anywhere in a line. Linear in its length."""
         if self._always:
             return True
-        if self.literal not in data:
-            return False
-        if self._exact is not None:
-            return True
-        state: _State = reduce(getitem, data, self._state(0)[BEGIN])
+        at = data.find(self.literal)
+        if at < 0 or self._exact is not None:
+            return at >= 0
+        state = self._state(0)
+        if self._reach is None:
+            state = state[BEGIN]
+        elif at > self._reach:
+            data = data[at - self._reach :]  # no match starts before
+        state = reduce(getitem, data, state)
         return state.done or state[END].done
 
     def _state(self, found: int) -> _State:

@@ -68,19 +68,52 @@ class Nameless:
         return None
 
 
-@attrs.frozen(eq=False)
-class Sight:
-    """A record as a filter sees it. stamp: seconds, milliseconds, serial. line: as it came, without LF. node: or ""."""
+LINE: Final = re.compile(
+    rb"^((?:node=[^ \n]+ )?)(type=[^ \n]+) msg=audit\(([0-9]{1,20})\.([0-9]{1,3}):([0-9]{1,20})\):([^\n]*)", re.M
+)
+"""A record's line: node part, type, seconds, milliseconds, serial, the rest."""
 
-    record: Record
-    stamp: tuple[int, int, int]
-    line: bytes
-    node: str
+Read = Callable[[str], Record]
+"""The record of a stripped line: `RecordReader.read`."""
+
+
+class Sight:
+    """A record as a filter sees it, taken apart as far as it is asked. found: a match of `LINE`."""
+
+    __slots__ = ("_found", "_read", "_record")
+
+    def __init__(self, found: re.Match[bytes], read: Read) -> None:
+        self._found, self._read = found, read
+        self._record: Record | None = None
+
+    @property
+    def record(self) -> Record:
+        """The record."""
+        record = self._record
+        if record is None:
+            found = self._found
+            record = self._record = self._read((found[2] + found[6]).decode("latin-1"))
+        return record
+
+    @property
+    def moment(self) -> tuple[int, int]:
+        """Seconds, milliseconds."""
+        return int(self._found[3]), int(self._found[4])
+
+    @property
+    def stamp(self) -> tuple[int, int, int]:
+        """Seconds, milliseconds, serial."""
+        return *self.moment, int(self._found[5])
+
+    @property
+    def node(self) -> str:
+        """As it is written, "" without."""
+        return self._found[1][5:-1].decode("latin-1")
 
     @property
     def text(self) -> bytes:
         """What ``\\regexp`` looks at: the line without what ENRICHED format appended."""
-        line = self.line.removesuffix(b"\r")
+        line = self._found[0].removesuffix(b"\r")
         if SEPARATOR.encode() not in line:
             return line
         own, _ = split_enrichment(self.record.body)
@@ -261,4 +294,4 @@ def _timestamp(comparison: Comparison) -> Test:
         stamp = (seconds, millis, int(found[3]))
         return lambda sight: compare(sight.stamp, stamp)
     moment = (seconds, millis)
-    return lambda sight: compare(sight.stamp[:2], moment)
+    return lambda sight: compare(sight.moment, moment)

@@ -2,8 +2,9 @@
 
 Each run is a process of its own that reads the log as a source does (64 KiB at a time), assembles, filters, and writes
 what was kept. Its CPU is counted from after the imports to after the last write, so that the figures are those of a
-daemon that runs. Beside it: the same log with names and programs that never come twice, so that nothing is remembered
-with profit; and laurel, where it is installed, which makes JSON of everything (it filters by key alone, after parsing).
+daemon that runs. Beside it: the same log with names and programs that never come twice, which memory cannot help with
+where they are asked for; and laurel, where it is installed, which makes JSON of everything (it filters by key alone,
+after parsing).
 """
 
 from __future__ import annotations
@@ -44,9 +45,10 @@ FILTERS: Final = (
 OTHERS: Final = (
     "",
     '\\regexp /comm="(id|ls)" exe="[^"]*bin/ && auid == 1000',
+    'uid == 0 && !(exe i= "/usr/bin/id")',
     "!(key i= exec) && \\record_type == SYSCALL",
 )
-"""No filter at all; a pattern; one with nothing to search for."""
+"""No filter at all; a pattern; one whose answer is another for each program; one with nothing to search for."""
 
 _VARIED: Final = re.compile(rb"((?:^|\n)type=[A-Z_]+ msg=audit\([0-9.]+:([0-9]+)\):[^\n]*)")
 _NAMED: Final = re.compile(rb'\b(comm|exe|name|cwd|proctitle)="([^"]*)"')
