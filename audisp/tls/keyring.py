@@ -147,9 +147,9 @@ def read_client_key(path: Path | str, identity: bytes) -> tuple[bytes, Key]:
     `identity` is `tls_psk_identity`. A key file that was made by us says whose it is; if that is `identity` with an
     epoch, this is what is offered: so a key is exchanged by exchanging one file. Raises ConfigError.
     """
+    _check_identity(identity)
     text = read_key(path)
     _no_master(text, path, "tls_psk_file")
-    check_identity(identity)
     if text.identity is None or text.identity == identity:
         return identity, text.key
     if split_epoch(text.identity)[0] == identity:
@@ -160,13 +160,17 @@ def read_client_key(path: Path | str, identity: bytes) -> tuple[bytes, Key]:
     )
 
 
+def _check_identity(identity: bytes) -> None:
+    try:
+        check_identity(identity)
+    except ParseError as problem:
+        raise ConfigError(str(problem), key="tls_psk_identity") from problem
+
+
 def _check(files: KeyFiles) -> None:
     """Raises ConfigError for settings that do not go together."""
     if files.identity is not None:
-        try:
-            check_identity(files.identity)
-        except ParseError as problem:
-            raise ConfigError(str(problem), key="tls_psk_identity") from problem
+        _check_identity(files.identity)
     if files.master is not None:
         if files.acl is None:
             raise ConfigError(

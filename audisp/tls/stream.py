@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import enum
+import operator
 from types import TracebackType
 from typing import Any, Final
 
@@ -189,14 +190,14 @@ class TLSStream(trio.abc.HalfCloseableStream):
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         """What is there, at most 64 KiB; b"" after the peer's end. Raises RemoteTLSError if it was cut off without."""
         with self._receiving:
-            if max_bytes is not None and max_bytes < 1:
+            limit = RECEIVE_BYTES if max_bytes is None else min(operator.index(max_bytes), RECEIVE_BYTES)
+            if limit < 1:
                 raise ValueError("max_bytes must be >= 1")
             self._check(_State.OPEN)
             await trio.lowlevel.checkpoint_if_cancelled()
             if self._received_end:
                 await trio.lowlevel.cancel_shielded_checkpoint()
                 return b""
-            limit = RECEIVE_BYTES if max_bytes is None else min(max_bytes, RECEIVE_BYTES)
             while True:
                 self._check(_State.OPEN)
                 data, code = self._read(limit)
