@@ -122,9 +122,11 @@ class Selection:
 
     def pick(self, batch: Batch) -> Batch | None:
         """The events wanted, as ``batch.only(self.select(batch))``; without making any event where that can be."""
+        if batch.marks or batch.contexts is not None:  # what is known by an event's position
+            return batch.only(self.select(batch))
         keep = _spans(batch, self.keep) if self.keep else [(0, len(batch.data))]
         drop = _spans(batch, self.drop)
-        if batch.marks or keep is None or drop is None or (self.keep and _has_strays(batch.data)):
+        if keep is None or drop is None or (self.keep and _has_strays(batch.data)):
             return batch.only(self.select(batch))
         kept = _without(keep, drop)
         data = b"".join([batch.data[start:end] for start, end in kept])

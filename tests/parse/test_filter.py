@@ -472,15 +472,25 @@ THREE: Final = line(1, b"A", b"uid=1") + line(1, b"B", b"x=1") + line(2, b"A", b
     ],
 )
 @pytest.mark.parametrize("marks", [None, {1: TIMED_OUT, 2: LATE}])
-def test_selection(keep: list[str], drop: list[str], wanted: list[int], marks: dict[int, int] | None) -> None:
+@pytest.mark.parametrize("contexts", [None, ["first", "second", "third"]])
+def test_selection(
+    keep: list[str], drop: list[str], wanted: list[int], marks: dict[int, int] | None, contexts: list[str] | None
+) -> None:
     selection = Selection(tuple(map(compile_filter, keep)), tuple(map(compile_filter, drop)))
     given_ = batch(THREE, marks)
+    given_.contexts = contexts
     assert selection.select(given_) == wanted
     assert [at for at, event in enumerate(given_.events) if selection.wanted(event)] == wanted
     picked = selection.pick(given_)
     assert (picked is given_) is (len(wanted) == 3)
-    found = [(event.raw, event.flags) for event in picked.events] if picked else []
-    assert found == [(given_.events[at].raw, given_.events[at].flags) for at in wanted]
+    found = picked.events if picked else []
+    assert [(event.raw, event.flags, event.context) for event in found] == [
+        (given_.events[at].raw, given_.events[at].flags, given_.events[at].context) for at in wanted
+    ]
+    only = given_.only(wanted)
+    for name in {*Batch.__slots__, *Block.__slots__} - {"_events", "_once"}:
+        # What a batch says beside its records is the same by either way, whatever is added to it one day.
+        assert getattr(picked, name, None) == getattr(only, name, None), name
 
 
 def test_lines_of_no_event_pass() -> None:
