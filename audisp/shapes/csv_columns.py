@@ -80,11 +80,11 @@ class Csv:
             self._node, self._node_cell = node, cell(node)
         found = self._calls.read(event)
         if found is not None:
-            (left, kind, by_mode, how), (object_, object2, object_kind), _ = found
+            (left, kind, by_mode, how), (object_, object2, object_kind), _, session = found
             if by_mode and object_kind:
                 kind = object_kind
-            row = f"{self._node_cell},SYSCALL,{self._date},{serial},{left},{object_},{object2},{kind},{how}\n"
-            return row.encode()
+            start = f"{self._node_cell},SYSCALL,{self._date},{serial},audit-rule,{session}"
+            return f"{start},{left},{object_},{object2},{kind},{how}\n".encode()
         type_, rest = self._other(event)
         return f"{self._node_cell},{type_},{self._date},{serial},{rest}\n".encode() if type_ else b""
 
@@ -133,7 +133,7 @@ def cells(normal: Normal) -> str:
 
 def _call_cells(call: Call, _: Record) -> tuple[str, str, bool, str]:
     rule = call.rule
-    left = ("audit-rule", call.session, call.subject, call.acting, call.subject_kind, rule.action, call.result)
+    left = (call.subject, call.acting, call.subject_kind, rule.action, call.result)
     return ",".join(map(cell, left)), rule.kind, rule.by_mode, cell(call.how)
 
 

@@ -12,10 +12,9 @@ import re
 from collections.abc import Callable
 from typing import Final, Generic, TypeVar
 
-import attrs
-
 from audisp.event import Event
 from audisp.parse import values
+from audisp.parse.enriched import local_address
 from audisp.parse.record import Record
 from audisp.parse.sockaddr import ByteOrder, SockAddr, decode
 from audisp.shapes.normal import Call, Normaliser, file_kind, is_parent
@@ -26,14 +25,15 @@ V = TypeVar("V")
 
 # Each class stops at the literal that follows it: what does not match is given up at its first wrong character.
 _CUT: Final = re.compile(
-    r" exit=(-[0-9]++)?[0-9]*+ a0=[0-9a-f]++ a1=[0-9a-f]++ a2=[0-9a-f]++ a3=[0-9a-f]++ items=[0-9]++ ppid=[0-9]++"
-    r" pid=[0-9]++ auid="
+    rb" exit=(-[0-9]++)?[0-9]*+ a0=[0-9a-f]++ a1=[0-9a-f]++ a2=[0-9a-f]++ a3=[0-9a-f]++ items=[0-9]++ ppid=[0-9]++"
+    rb" pid=[0-9]++( auid=[0-9]++ uid=[0-9]++ gid=[0-9]++ euid=[0-9]++ suid=[0-9]++ fsuid=[0-9]++ egid=[0-9]++"
+    rb" sgid=[0-9]++ fsgid=[0-9]++ tty=[!-~]++ ses=)([0-9]++) "
 )
-"""What is cut out of a SYSCALL record (kernel/auditsc.c, audit_log_exit), and the name of the field after it. A result
-that is an error is kept: it says why."""
+"""A SYSCALL record from its result to its session (kernel/auditsc.c, audit_log_exit). What of it differs each time is
+left out of what is remembered; a result that is an error is kept, because it says why."""
 _PATH: Final = re.compile(
-    r'item=[0-9]++ name=("[^"]*+"|[0-9A-F]++|\(null\)) inode=([0-9]++) dev=[0-9a-f:]++ mode=([0-7]{1,11}) ouid=[0-9]++'
-    r" ogid=[0-9]++ rdev=[0-9a-f:]++(?: obj=[!-~]++)? nametype=([A-Z]++)(?: |\x1d|\Z)"
+    rb'item=[0-9]++ name=("[^"]*+"|[0-9A-F]++|\(null\)) inode=([0-9]++) dev=[0-9a-f:]++ mode=([0-7]{1,11})'
+    rb" ouid=[0-9]++ ogid=[0-9]++ rdev=[0-9a-f:]++(?: obj=[!-~]++)? nametype=([A-Z]++)(?: |\x1d|\Z)"
 )
 """A PATH record of the kernel's (audit_log_name); any other is taken apart field by field."""
 
@@ -42,25 +42,26 @@ STALE: Final = 10.0
 ACCOUNTS: Final = (b"type=ADD_", b"type=DEL_", b"type=USER_MGMT ", b"type=GRP_MGMT ")
 """Records after which a number may have another name."""
 
-IGNORED: Final = frozenset({"PROCT", "BPRM_", "EOE m", "MMAP ", "CAPSE", "FD_PA"})
-"""Five characters of the types that say nothing of the object: PROCTITLE, BPRM_FCAPS, EOE, MMAP, CAPSET, FD_PAIR. No
-type of `COMPOUNDS` begins like one of these."""
-_SOCKADDR: Final = "SOCKADDR msg="
-_EXECVE: Final = "EXECVE msg="
-_SYSCALL: Final = "type=SYSCALL "
-_LOCAL: Final = "saddr=0100"
+IGNORED: Final = frozenset({b"PROCT", b"BPRM_", b"EOE m", b"MMAP ", b"CAPSE", b"FD_PA"})
+"""Five bytes of the types that say nothing of the object: PROCTITLE, BPRM_FCAPS, EOE, MMAP, CAPSET, FD_PAIR. No type of
+`COMPOUNDS` begins like one of these."""
+_SOCKADDR: Final = b"SOCKADDR msg="
+_EXECVE: Final = b"EXECVE msg="
+_SYSCALL: Final = b"type=SYSCALL "
+_LOCAL: Final = b"saddr=0100"
 """AF_UNIX on a little-endian machine. Behind the NUL of its path stands whatever stood in the caller's memory."""
+_NO_SESSION: Final = b"4294967295"
 
 ENTRIES: Final = 8_192
 """Texts that a `Recall` holds before it forgets all of them."""
 LONGEST: Final = 1_024
-"""Characters of the longest text that it takes: with ENTRIES, and as much again for what is kept, 16 MiB at most."""
+"""Bytes of the longest text that it takes: with ENTRIES, and as much again for what is kept, 16 MiB at most."""
 
 
-class Recall(dict[str, V]):
+class Recall(dict[bytes, V]):
     """What was made of a text before. A plain dict, for its speed, that is emptied when it is full."""
 
-    def keep(self, text: str, value: V) -> V:
+    def keep(self, text: bytes, value: V) -> V:
         """Remember, and give back."""
         if len(text) <= LONGEST:
             if len(self) >= ENTRIES:
@@ -74,22 +75,12 @@ Target = tuple[str, str, str]
 NOTHING: Final[Target] = ("", "", "")
 
 
-@attrs.frozen
-class _Said(Generic[C]):
-    """A call as the shape wants it. place: as in `Rule`, -1 for 0. address: whether SOCKADDR is the object. own: the
-    object that the record holds itself."""
-
-    shown: C
-    place: int
-    address: bool
-    pair: bool
-    byteorder: ByteOrder | None
-    own: Target
-
-
-_Place = tuple[str, str, str, Target | None]
-"""A PATH record. Its name, raw, "" for a parent's; inode; kind; and the whole as an object if it needs no folder."""
-_PARENT: Final[_Place] = ("", "", "", NOTHING)
+_Said = tuple[C, int, bool, bool, ByteOrder | None, Target]
+"""A call: as the shape wants it; where its PATH is, as in `Rule`, -1 for nowhere; whether SOCKADDR is the object;
+whether it has a second one; the machine's byte order; the object that the record holds itself."""
+_Place = tuple[bytes, str, str, Target | None]
+"""A PATH record. Its name, raw, b"" for a parent's; inode; kind; and the whole as an object if it needs no folder."""
+_PARENT: Final[_Place] = (b"", "", "", NOTHING)
 
 
 class Calls(Generic[C]):
@@ -130,62 +121,58 @@ class Calls(Generic[C]):
         """An account's number may have another name now."""
         self._calls.clear()
 
-    def read(self, event: Event) -> tuple[C, Target, str | None] | None:
-        """What the shape made of the call, the object, and the body of EXECVE; None for an event of another form."""
+    def read(self, event: Event) -> tuple[C, Target, bytes | None, str] | None:
+        """What the shape made of the call, the object, the body of EXECVE, the session; None for another event."""
         node, head = event.same
-        lines = event.raw.decode("latin-1").split("\n")
+        lines = event.raw.split(b"\n")
         lines.pop()
         first = lines[0]
         skip, mark = len(node), len(head)
-        at = first.find(" exit=")
+        at = first.find(b" exit=")
         cut = _CUT.match(first, at)
         if cut is None or not first.startswith(_SYSCALL, skip) or not mark:
             return None
-        # "type=SYSCALL msg=" and a blank behind the stamp; " auid=" belongs to what is kept.
-        start = cut.end(1)
-        text = first[skip + mark + 18 : at if start < 0 else start] + first[cut.end() - 6 :]
-        said = self._calls.get(text) or self._call(text)
-        place = said.place
+        failed, ids, session = cut.groups()
+        # "type=SYSCALL msg=", and a blank behind the stamp.
+        text = first[skip + mark + 18 : cut.end(1) if failed else at] + ids + first[cut.end() - 1 :]
+        shown, place, is_address, pair, order, target = self._calls.get(text) or self._call(text)
         chosen: _Place | None = None
-        last = None
-        address = execve = cwd = None
+        last = address = execve = cwd = None
         at, chosen_at = 0, -1
         for line in lines[1:]:
             at += 1
             code = line[skip + 5 : skip + 10]
-            if code == "PATH ":
+            if code == b"PATH ":
                 if chosen_at < place:
                     text = line[skip + mark + 15 :]
                     found = self._paths.get(text) or self._path(text)
                     if found[0] and (chosen is None or at >= place):
                         chosen, chosen_at = found, at
-                elif said.pair:
+                elif pair:
                     last = line[skip + mark + 15 :]
             elif code in IGNORED:
                 continue
-            elif code == "CWD m":
+            elif code == b"CWD m":
                 cwd = line[skip + mark + 14 :] if cwd is None else cwd
-            elif code == "SOCKA" and line.startswith(_SOCKADDR, skip + 5):
+            elif code == b"SOCKA" and line.startswith(_SOCKADDR, skip + 5):
                 address = line[skip + mark + 19 :] if address is None else address
-            elif code == "EXECV" and line.startswith(_EXECVE, skip + 5) and execve is None:
+            elif code == b"EXECV" and line.startswith(_EXECVE, skip + 5) and execve is None:
                 execve = line[skip + mark + 17 :]
             else:
                 return None
         if chosen is not None:
-            name, inode, kind, target = chosen
-            target = target or (self._file(name, cwd), inode, kind)
-            if said.pair:
+            name, inode, kind, known = chosen
+            target = known or (self._file(name, cwd), inode, kind)
+            if pair:
                 target = target[0], self._renamed(last, cwd), target[2]
-        elif address is not None and said.address:
-            target = self._address(address, said.byteorder)
-        else:
-            target = said.own
-        return said.shown, target, execve
+        elif address is not None and is_address:
+            target = self._address(address, order)
+        return shown, target, execve, "unset" if session == _NO_SESSION else session.decode("ascii")
 
-    def _call(self, text: str) -> _Said[C]:
-        record = Record("SYSCALL", text.removesuffix("\r"))
+    def _call(self, text: bytes) -> _Said[C]:
+        record = Record("SYSCALL", _text(text))
         call = self._normaliser.call(record)
-        said = _Said(
+        said = (
             self._make_call(call, record),
             call.rule.place or -1,
             call.rule.field == "saddr",
@@ -195,62 +182,60 @@ class Calls(Generic[C]):
         )
         return self._calls.keep(text, said)
 
-    def _path(self, body: str) -> _Place:
+    def _path(self, body: bytes) -> _Place:
         found = _PATH.match(body)
         if found is not None:
-            name, inode, mode, nametype = found.groups()
-            parent = nametype == "PARENT"
-            kind = file_kind(int(mode, 8))
+            name, parent = found[1], found[4] == b"PARENT"
+            inode, kind = found[2].decode("ascii"), file_kind(int(found[3], 8))
         else:
-            record = Record("PATH", body.removesuffix("\r"))
-            name, parent = record.fields.get("name", "(null)"), is_parent(record)
+            record = Record("PATH", _text(body))
+            name, parent = record.fields.get("name", "(null)").encode("latin-1"), is_parent(record)
             inode = self._safe(values.from_text(record.fields.get("inode", "")))
             kind = file_kind(record.integer("mode", 8))
         if parent:
             place: _Place = _PARENT
-        elif name.startswith(('"/', "2F", "(null)")):
+        elif name.startswith((b'"/', b"2F", b"(null)")):
             place = name, inode, kind, (self._file(name, None), inode, kind)
         else:
             place = name, inode, kind, None
         return self._paths.keep(body, place)
 
-    def _file(self, name: str, cwd: str | None) -> str:
+    def _file(self, name: bytes, cwd: bytes | None) -> str:
         """The path that a raw name means. cwd: the body of the CWD record."""
-        key = name if cwd is None else f"{name}\n{cwd}"
+        key = name if cwd is None else b"%b\n%b" % (name, cwd)
         safe = self._names.get(key)
         if safe is None:
-            decoded = values.string(name)
-            folder = None if cwd is None else Record("CWD", cwd.removesuffix("\r")).get("cwd")
+            decoded = values.string(name.decode("latin-1"))
+            folder = None if cwd is None else Record("CWD", _text(cwd)).get("cwd")
             safe = "" if decoded is None else self._safe(absolute(decoded, folder))
             self._names.keep(key, safe)
         return safe
 
-    def _renamed(self, body: str | None, cwd: str | None) -> str:
+    def _renamed(self, body: bytes | None, cwd: bytes | None) -> str:
         """The name of the last PATH record, if it is a new one."""
-        if body is None or " nametype=CREATE" not in body:
+        if body is None or b" nametype=CREATE" not in body:
             return ""
         name = (self._paths.get(body) or self._path(body))[0]
         return self._file(name, cwd) if name else ""
 
-    def _address(self, body: str, byteorder: ByteOrder | None) -> Target:
+    def _address(self, body: bytes, byteorder: ByteOrder | None) -> Target:
         if body.startswith(_LOCAL) and byteorder == "little":
-            end = body.find("00", len(_LOCAL) + 2)
-            while end > 0 and end & 1:
-                end = body.find("00", end + 1)
-            body = body[:end] if end > 0 else body
-            key = body
+            key = body = local_address(body)
         else:
-            key = f"{byteorder}\n{body}"
+            key = b"%b\n%b" % ((byteorder or "").encode("ascii"), body)
         target = self._addresses.get(key)
         if target is None:
-            record = Record("SOCKADDR", body.removesuffix("\r"))
-            value = record.fields.get("saddr")
+            value = Record("SOCKADDR", _text(body)).fields.get("saddr")
             target = (self._peer(decode(value, byteorder)) if value is not None else "", "", "")
             self._addresses.keep(key, target)
         return target
 
 
-def single(event: Event) -> str | None:
+def _text(body: bytes) -> str:
+    return body.decode("latin-1").removesuffix("\r")
+
+
+def single(event: Event) -> bytes | None:
     """What makes an event of one record what it is: type and body without the process's number. None for several.
 
     No row of `TYPES` names an object, or anything else, by ``pid``.
@@ -258,11 +243,14 @@ def single(event: Event) -> str | None:
     raw = event.raw
     if raw.count(b"\n") != 1:
         return None
-    line = event.lines[0]
-    head, _, body = line.partition(" ")
-    if body.startswith("pid="):
-        body = body.partition(" ")[2]
-    return f"{head} {body}"
+    node, head = event.same
+    skip = len(node) + 5
+    end = raw.find(b" ", skip)
+    # " msg=" and what follows the stamp: a blank, or nothing.
+    at = end + 6 + len(head)
+    if raw.startswith(b"pid=", at):
+        at = raw.find(b" ", at)
+    return raw[skip:end] + raw[at:]
 
 
 def changes_accounts(event: Event) -> bool:

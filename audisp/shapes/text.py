@@ -14,8 +14,6 @@ import re
 from collections.abc import Sequence
 from typing import Final
 
-import attrs
-
 from audisp.event import Event
 from audisp.parse import values
 from audisp.parse.interpret import interpret
@@ -37,22 +35,18 @@ PAIRS: Final = frozenset({"renamed"})
 _UNKNOWN: Final = re.compile(r"unknown\(([0-9]{1,10})\)\Z")
 
 
-@attrs.frozen
-class Shown:
-    """A call as the sentence has it. left: what comes before the object. nothing: stands for one that is not known.
+PLAIN: Final = 0
+"""An object, or what stands for it."""
+PROGRAM: Final = 1
+"""The object is a program, and has arguments."""
+PAIR: Final = 2
+"""The second object is a file's new name."""
+BARE: Final = 3
+"""There is no object: the system call is all that is known."""
 
-    tail: what comes after it; right: the same without the program, how. program: the object is a program, and has
-    arguments. pair: the second object is its new name. bare: there is no object, the system call is all that is known.
-    """
-
-    left: str
-    nothing: str
-    tail: str
-    right: str
-    how: str
-    program: bool
-    pair: bool
-    bare: bool
+Shown = tuple[int, str, str, str, str, str]
+"""A call as the sentence has it: one of the forms above; what comes before the object; what stands for one that is not
+known; what comes after it; the same without the program; the program."""
 
 
 class Text:
@@ -85,7 +79,7 @@ class Text:
         if events and events[0].arrived - self._since > STALE:
             self._since = events[0].arrived
             self._forget()
-        read, commands = self._calls.read, self._commands.get
+        read = self._calls.read
         for event in events:
             node, head = event.same
             if not head:
@@ -100,6 +94,8 @@ class Text:
                 self._node = node
                 self._host = f"host {word(event.node)}, " if node else ""
             millis, _, serial = rest.decode("ascii").partition(":")
+            if len(millis) != 3:
+                millis = millis.zfill(3)
             found = read(event)
             if found is None:
                 said = self._say(event)
@@ -107,13 +103,15 @@ class Text:
                     out.append(b"")
                     continue
             else:
-                shown, (object_, object2, _), execve = found
-                if execve is not None and shown.program:
-                    said = sentence(shown, object_, "", commands(execve) or self._command(execve))
+                (form, left, nothing, right, without, how), (object_, object2, _), execve, _ = found
+                if form == PLAIN:
+                    said = f"{left}{object_ or nothing}{right}"
+                elif form == PROGRAM and execve is not None:
+                    command = self._commands.get(execve) or self._command(execve)
+                    said = f"{left}{object_ or nothing} ({command}){without if object_ == how else right}"
                 else:
-                    said = sentence(shown, object_, object2, "")
-            line = f"{self._clock}{millis:0>3}{self._day}{self._host}{said}, event {serial}\n"
-            out.append(line.encode())
+                    said = sentence(found[0], object_, object2, "")
+            out.append(f"{self._clock}{millis}{self._day}{self._host}{said}, event {serial}\n".encode())
         return out
 
     # ---- a plain system call ----
@@ -131,16 +129,10 @@ class Text:
             left += " "
         failure = self._failure(record, call.result)
         key = f", key {word(call.key)}" if call.key else ""
-        return Shown(
-            left,
-            nothing,
-            failure + using(call.how) + key,
-            failure + key,
-            word(call.how),
-            rule.action == "executed",
-            rule.action in PAIRS,
-            rule in (TRIGGERED, UNTRIGGERED),
-        )
+        form = PROGRAM if rule.action == "executed" else PAIR if rule.action in PAIRS else PLAIN
+        if rule in (TRIGGERED, UNTRIGGERED):
+            form = BARE
+        return form, left, nothing, failure + using(call.how) + key, failure + key, word(call.how)
 
     def _called(self, record: Record, call: Call) -> str:
         """The system call, where nothing else is known."""
@@ -157,8 +149,9 @@ class Text:
     def _shown(self, record: Record, name: str) -> str:
         return interpret(record.type, name, record.raw(name) or "", record.fields, self._reader.names)
 
-    def _command(self, body: str) -> str:
-        command = command_line(plain_arguments(body) or arguments([Record("EXECVE", body.removesuffix("\r"))])[0])
+    def _command(self, body: bytes) -> str:
+        text = body.decode("latin-1").removesuffix("\r")
+        command = command_line(plain_arguments(text) or arguments([Record("EXECVE", text)])[0])
         return self._commands.keep(body, command)
 
     # ---- anything else ----
@@ -214,8 +207,8 @@ class Text:
             object_ = "" if address is None else peer(decode(address, self._reader.byteorder(record)))
         elif call.rule.field == "opid" and normal.object2:
             object_ += f" ({word(normal.object2)})"
-        command = command_line(event.argv) if shown.program and event.first("EXECVE") else ""
-        return sentence(shown, object_, renamed(event) if shown.pair else "", command)
+        command = command_line(event.argv) if shown[0] == PROGRAM and event.first("EXECVE") else ""
+        return sentence(shown, object_, renamed(event) if shown[0] == PAIR else "", command)
 
     def _verbs(self, normal: Normal) -> tuple[str, str]:
         found = VERBS.get(normal.action)
@@ -229,16 +222,15 @@ class Text:
 
 def sentence(shown: Shown, object_: str, object2: str, command: str) -> str:
     """A call and its object. command: line of arguments, "" for none."""
-    if shown.bare:
-        return f"{shown.left}{shown.tail}"
-    right = shown.tail
-    if shown.program and object_ == shown.how:
-        right = shown.right
-    if not object_:
-        object_ = shown.nothing
-    elif object2 and shown.pair:
+    form, left, nothing, right, without, how = shown
+    if form == BARE:
+        return f"{left}{right}"
+    if form == PROGRAM and object_ == how:
+        right = without
+    elif form == PAIR and object_ and object2:
         object_ = f"{object_} to {object2}"
-    return f"{shown.left}{object_} ({command}){right}" if command else f"{shown.left}{object_}{right}"
+    object_ = object_ or nothing
+    return f"{left}{object_} ({command}){right}" if command else f"{left}{object_}{right}"
 
 
 def renamed(event: Event) -> str:
