@@ -174,10 +174,12 @@ class OpenSSL:
         return found
 
 
-@functools.cache
 def load(name: str = LIBSSL) -> OpenSSL:
     """libssl, loaded once for each name. Raises as OpenSSL does; that is tried again each time."""
-    return OpenSSL(name)
+    return _loaded(name)
+
+
+_loaded: Final = functools.cache(OpenSSL)
 
 
 class Owned:

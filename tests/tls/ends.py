@@ -120,7 +120,7 @@ def ends(client: ClientContext, server: ServerContext, buffer: int = 0) -> tuple
 
 
 async def shake(*streams: TLSStream) -> list[TLSError | None]:
-    """Do the handshake of each; what went wrong with it. Who has an error closes."""
+    """Do the handshake of each; what went wrong with it. Who has an error closes, and in the end all, if one has."""
     found: list[TLSError | None] = [None] * len(streams)
 
     async def one(at: int) -> None:
@@ -133,6 +133,9 @@ async def shake(*streams: TLSStream) -> list[TLSError | None]:
     async with trio.open_nursery() as nursery:
         for at in range(len(streams)):
             nursery.start_soon(one, at)
+    if found != [None] * len(streams):
+        for stream in streams:
+            await stream.aclose()
     return found
 
 
