@@ -1,4 +1,4 @@
-"""Part `shapes`: recorded logs to lines of JSON or text, beside Debian's laurel: `python -m tests.bench.shapes [NAME...]`.
+"""Part `shapes`: recorded logs to lines, beside Debian's laurel: `python -m tests.bench.shapes [SHAPE...]`.
 
 Each side reads a pipe and writes a file, alone on one core, one side after the other in every round. laurel has the
 configuration of its package, with rotation and change of user off; ours is `audisp cat`. The second log is the first
