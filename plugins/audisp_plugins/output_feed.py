@@ -6,6 +6,7 @@ successor, from the beginning of a line; so a line can come twice, and none is l
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from typing import Final, Protocol
@@ -15,6 +16,9 @@ from audisp_plugins.presence import Presence
 
 DELIVER_TIME: Final = 2.0
 """Seconds that one call may take: bounds how long the plugin's thread can be held at a stop."""
+
+CLOSE_TIME: Final = 1.0
+"""Seconds that closing waits for a call that nobody waits for any more; its thread then ends what it has begun."""
 
 STEADY: Final = 10.0
 """Who was there for so many seconds is looked for again at once when he leaves, and the delay begins anew."""
@@ -74,9 +78,14 @@ class Feeder:
         self._long: set[int] = set()
         """Where the lines begin that can never be sent."""
         self._since = 0.0
+        self._guard = threading.Lock()
 
     def deliver(self, block: Block) -> None:
         """Send all lines, and wait until they are read. Raises Retry; Reject if some can never be sent."""
+        with self._guard:
+            self._deliver(block)
+
+    def _deliver(self, block: Block) -> None:
         deadline = time.monotonic() + DELIVER_TIME
         data = block.data
         if not data.startswith(self._data[: self._sent]):
@@ -172,9 +181,14 @@ class Feeder:
 
     def close(self) -> None:
         """Let the reader have the rest of the line that he has begun to get, then end."""
-        if self._reader is not None:
-            start = self._data.rfind(b"\n", 0, self._sent) + 1
-            whole = start == self._sent
-            end = self._data.find(b"\n", self._sent) + 1
-            self._reader.end(b"" if whole else self._data[self._sent : end])
-            self._reader = None
+        if not self._guard.acquire(timeout=CLOSE_TIME):
+            return
+        try:
+            if self._reader is not None:
+                start = self._data.rfind(b"\n", 0, self._sent) + 1
+                whole = start == self._sent
+                end = self._data.find(b"\n", self._sent) + 1
+                self._reader.end(b"" if whole else self._data[self._sent : end])
+                self._reader = None
+        finally:
+            self._guard.release()
