@@ -1,4 +1,4 @@
-"""The normaliser: its tables are what auparse says; where ausearch fills no cell, or a wrong one, it fills the right one.
+"""The normaliser: its tables are what auparse says; a cell that ausearch leaves empty, or fills wrongly, is filled.
 
 Cell by cell against ausearch: tests/e2e/test_ausearch_csv.py.
 """
