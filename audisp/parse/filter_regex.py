@@ -21,15 +21,15 @@ import attrs
 
 from audisp.errors import ParseError
 
-MAX_POSITIONS: Final = 512
-"""Characters that a pattern can read, after ``{m,n}`` is written out. A record has 16 KiB at most, and a step to a new
-set looks at MAX_POSITIONS / 8 entries of a table: half a second at worst for a record made for that, once."""
+MAX_POSITIONS: Final = 256
+"""Characters that a pattern can read, after ``{m,n}`` is written out. A step to a set that was not seen before then
+costs some 15 microseconds: a quarter of a second for a record of 16 KiB that was made for the worst of patterns."""
 MAX_REPEAT: Final = 255
 """In ``{m,n}``: what POSIX promises (RE_DUP_MAX)."""
 MAX_DEPTH: Final = 32
 """Brackets inside each other."""
-MAX_STEPS: Final = 65_536
-"""Steps between sets that are remembered; some 6 MB."""
+MAX_STEPS: Final = 16_384
+"""Steps between sets that are remembered; 8 MiB if each leads to a set of its own."""
 
 BEGIN: Final = 256
 """The symbol before the first byte, which ``^`` reads."""
@@ -457,7 +457,9 @@ class Pattern:
     def _step(self, found: int, symbol: int) -> _State:
         """The state behind a set of positions and a symbol. A match stays one."""
         if self._steps >= MAX_STEPS:
-            # Who is on the way through a state that is thrown away here goes on into new ones.
+            # They hold each other. Who is on the way through one of them goes on into new ones.
+            for state in list(self._states.values()):
+                state.clear()
             self._states, self._pieces, self._steps = {}, {}, 0
         self._steps += 1
         if found & self._last:

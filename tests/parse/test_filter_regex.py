@@ -116,8 +116,8 @@ def test_what_every_match_holds(pattern: str, literal: bytes) -> None:
         ("(a)\\1", 3, "needs backtracking"),
         ("a\\b", 1, "there is no \\b"),
         ("a\\", 1, "at the end"),
-        ("(a{100}){10}", 8, "more than 512"),
-        ("x" * (MAX_POSITIONS + 1), 0, "more than 512"),
+        ("(a{100}){10}", 8, f"more than {MAX_POSITIONS}"),
+        ("x" * (MAX_POSITIONS + 1), 0, f"more than {MAX_POSITIONS}"),
         ("(" * (MAX_DEPTH + 1) + "a" + ")" * (MAX_DEPTH + 1), MAX_DEPTH + 1, "inside each other"),
     ],
 )
@@ -176,10 +176,10 @@ def test_any_text_is_a_pattern_or_an_error(text: str) -> None:
 @pytest.mark.parametrize(
     "pattern",
     [
-        "(a|b)*a(a|b){200}c",
+        "(a|b)*a(a|b){100}c",
         "(a*)*c",
         "(a|a)*c",
-        "(a?){250}a{250}c",
+        "(a?){120}a{120}c",
         "a.*b.*a.*b.*c",
         "(a+b*)+(b+a*)+[c]",
         "[ab]{255}x",
