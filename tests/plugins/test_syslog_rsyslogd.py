@@ -179,23 +179,29 @@ def test_what_arrives(peer: tuple[str, Rsyslogd], host: BookingHost, authority: 
     assert host.counts == {"split_records": 2}
 
 
-def test_the_local_socket_cuts_nothing(tmp_path: Path, host: BookingHost) -> None:
-    """What rsyslogd takes by default is 8,096 bytes: one more would be gone."""
+@pytest.fixture
+def local(tmp_path: Path) -> Iterator[Rsyslogd]:
+    """rsyslogd on a socket like /dev/log."""
     rsyslogd = Rsyslogd(tmp_path, 'load="imuxsock" sysSock.use="off"')
     rsyslogd.start()
-    settings = SyslogConfig(socket=rsyslogd.local)
-    sender = Syslog(rsyslogd.local, Messages(*settings.priority()), host)
+    yield rsyslogd
+    rsyslogd.stop()
+
+
+def test_the_local_socket_cuts_nothing(local: Rsyslogd, host: BookingHost) -> None:
+    """What rsyslogd takes by default is 8,096 bytes: one more would be gone."""
+    settings = SyslogConfig(socket=local.local)
+    sender = Syslog(local.local, Messages(*settings.priority()), host)
     lines = [record(size, b"y" * size) for size in range(7_990, 8_060)]
-    until(rsyslogd.local.exists)
+    until(local.local.exists)
     until_taken(sender, block_of(lines))
-    until(lambda: len(rsyslogd.raw()) >= len(lines) + host.counts["split_records"])
+    until(lambda: len(local.raw()) >= len(lines) + host.counts["split_records"])
     sender.close()
-    found = [message.split(b"audisp-syslog: ", 1)[1] for message in rsyslogd.raw()]
+    found = [message.split(b"audisp-syslog: ", 1)[1] for message in local.raw()]
     assert len(found) == len(lines) + host.counts["split_records"]
     assert 0 < host.counts["split_records"] < len(lines)
     whole = b"".join(re.sub(rb"^\[part (\d)/2 \S+\] ", b"", text) for text in found)
     assert whole == b"".join(texts(lines))
-    rsyslogd.stop()
 
 
 def test_a_restart(peer: tuple[str, Rsyslogd], host: BookingHost, authority: Authority) -> None:
