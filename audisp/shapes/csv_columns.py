@@ -61,7 +61,7 @@ class Csv:
 
     def _forget(self) -> None:
         self._calls.forget()
-        self._singles.clear()
+        self._singles.forget()
 
     def render(self, event: Event) -> bytes:
         """The event's row; b"" for an EOE alone and for a line that belongs to no event."""

@@ -52,22 +52,36 @@ _LOCAL: Final = b"saddr=0100"
 """AF_UNIX on a little-endian machine. Behind the NUL of its path stands whatever stood in the caller's memory."""
 _NO_SESSION: Final = b"4294967295"
 
-ENTRIES: Final = 8_192
-"""Texts that a `Recall` holds before it forgets all of them."""
+BYTES: Final = 4 * 1024 * 1024
+"""What a `Recall` holds before it forgets all of it: some 8,000 calls or files; a shape has six of these."""
 LONGEST: Final = 1_024
-"""Bytes of the longest text that it takes: with ENTRIES, and as much again for what is kept, 16 MiB at most."""
+"""Bytes of the longest text that it takes: what is longer hardly ever comes twice."""
+OVERHEAD: Final = 300
+"""Bytes that an entry costs beside its text and what was made of that, which is about as long."""
 
 
 class Recall(dict[bytes, V]):
     """What was made of a text before. A plain dict, for its speed, that is emptied when it is full."""
 
+    __slots__ = ("size",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.size = 0
+
     def keep(self, text: bytes, value: V) -> V:
         """Remember, and give back."""
         if len(text) <= LONGEST:
-            if len(self) >= ENTRIES:
-                self.clear()
+            self.size += 2 * len(text) + OVERHEAD
+            if self.size > BYTES:
+                self.forget()
             self[text] = value
         return value
+
+    def forget(self) -> None:
+        """Everything."""
+        self.clear()
+        self.size = 0
 
 
 Target = tuple[str, str, str]
@@ -119,7 +133,7 @@ class Calls(Generic[C]):
 
     def forget(self) -> None:
         """An account's number may have another name now."""
-        self._calls.clear()
+        self._calls.forget()
 
     def read(self, event: Event) -> tuple[C, Target, bytes | None, str] | None:
         """What the shape made of the call, the object, the body of EXECVE, the session; None for another event."""

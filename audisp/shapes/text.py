@@ -67,7 +67,7 @@ class Text:
 
     def _forget(self) -> None:
         self._calls.forget()
-        self._singles.clear()
+        self._singles.forget()
 
     def render(self, event: Event) -> bytes:
         """The event's sentence; b"" for an EOE alone and for a line that belongs to no event."""

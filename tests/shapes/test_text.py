@@ -274,8 +274,10 @@ def test_names_are_asked_for_anew() -> None:
 
 def test_memories_are_bounded() -> None:
     made = shape()
-    for number in range(normal_calls.ENTRIES + 10):
-        made.render(calls.event([call(59), ("EXECVE", f'argc=1 a0="{number}"'), TITLE]))
-        made.render(calls.event([("USER_AUTH", PAM.replace("bob", str(number)))]))
-    assert len(made._commands) <= normal_calls.ENTRIES
-    assert len(made._singles) <= normal_calls.ENTRIES
+    for number in range(8_000):
+        made.render(calls.event([call(59), ("EXECVE", f'argc=1 a0="{number}{"x" * 300}"'), TITLE]))
+        made.render(calls.event([("USER_AUTH", PAM.replace("bob", f"{number}{'x' * 300}"))]))
+        assert made._commands.size <= normal_calls.BYTES
+        assert made._singles.size <= normal_calls.BYTES
+    assert len(made._commands) < 8_000
+    assert len(made._singles) < 8_000
