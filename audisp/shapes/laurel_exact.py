@@ -83,7 +83,7 @@ _HEXADECIMAL: Final = re.compile(r"0*+([0-9A-Fa-f]{1,16})\Z|0++\Z")
 _OCTAL: Final = re.compile(r"[0-7]{1,32}\Z")
 _PAIRS: Final = re.compile(r"(?:[0-9A-Fa-f]{2})+\Z")
 _DIGITS: Final = re.compile(r"[0-9]*\Z")
-_AVC: Final = re.compile(r"avc: {1,2}(\w{1,32}) {1,2}(?:\{([^{}]{0,1024})\}|null)(?: {1,2}for)?(?![^ ])")
+_AVC: Final = re.compile(r"avc: {1,2}(denied|granted) {1,2}(?:\{([^{}]{0,1024})\}|null)(?: {1,2}for)?(?![^ ])")
 _STAMP: Final = re.compile(r"([0-9]{1,20})\.([0-9]{1,3}):([0-9]{1,20})\Z")
 _OLD_LOGIN: Final = re.compile(r"(?<![^ ])(old|new) (auid|ses)=")
 
@@ -396,11 +396,13 @@ def event_text(
     if len(programs) > 1 or (programs and more.environment):
         bodies = [line.partition(" ")[2] for line in programs]
         texts["EXECVE"] = [exact.execve(bodies, more.environment)]
-    if more.call and "SYSCALL" in texts:
+    last = ""
+    if "SYSCALL" in texts:
         texts["SYSCALL"] = [f"{texts['SYSCALL'][0][:-1]}{more.call}}}"]
+        last = more.last
     parts = [opening]
     for name, found in texts.items():
         parts.append(f"{keys[name].opens}{','.join(found)}{keys[name].closes}")
     if again:
         parts.append(f',"REPEATED":[{",".join(again)}]')
-    return "{" + "".join(parts) + more.last + "}\n"
+    return "{" + "".join(parts) + last + "}\n"

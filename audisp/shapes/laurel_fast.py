@@ -35,7 +35,7 @@ WHO: Final = ("auid", "uid", "gid", "euid", "suid", "fsuid", "egid", "sgid", "fs
 """Fields of a SYSCALL that say who did it, in the kernel's order (audit_log_task_info, kernel/audit.c)."""
 HEAD: Final = r"(arch=[^ \n]++ syscall=[^ \n]++(?: per=[^ \n]++)?(?: success=[^ \n]++ exit=[^ \n]++)?)"
 CALL: Final = rf"{HEAD} a0={_HEX} a1={_HEX} a2={_HEX} a3={_HEX} items=({NUMBER}) ppid=({NUMBER}) pid=({NUMBER}) "
-"""A SYSCALL record up to what says who it was (fs/, kernel/auditsc.c, audit_log_exit): 8 groups. What HEAD takes is
+"""A SYSCALL record up to what says who it was (kernel/auditsc.c, audit_log_exit): 8 groups. What HEAD takes is
 rendered from its own text, and is no field's value before."""
 _CALL: Final = re.compile(CALL + r"([^\n]*+)\Z")
 _WHO: Final = re.compile(
@@ -76,7 +76,9 @@ _ARGUMENT_NAMES: Final = tuple(f"a{at}=" for at in range(MAX_ARGUMENTS))
 MAX_KINDS: Final = 1_024
 """Types remembered: there are some 200, and somebody may make names up."""
 REST_BYTES: Final = 8 * 1024 * 1024
-"""Of one generation of the records that follow a SYSCALL, which are long."""
+"""Of one generation of the records that follow a SYSCALL, which are long and save most."""
+PART_BYTES: Final = 512 * 1024
+"""Of one generation of parts of records, of which there are some dozens. All memories together: 37 MiB at most."""
 
 Entry = tuple[Key, str]
 Template = Callable[[str], "str | None"]
@@ -88,14 +90,14 @@ class Fragments:
 
     def __init__(self, exact: Exact) -> None:
         self.exact = exact
-        self.heads: Recall[str] = Recall()
+        self.heads: Recall[str] = Recall(PART_BYTES)
         self.tails: Recall[str] = Recall()
         self.rests: Recall[str] = Recall(REST_BYTES)
         self.lines: Recall[Entry] = Recall()
-        self._who: Recall[str] = Recall()
-        self._behind: Recall[str] = Recall()
-        self._path_tails: Recall[str] = Recall()
-        self._added: Recall[str] = Recall()
+        self._who: Recall[str] = Recall(PART_BYTES)
+        self._behind: Recall[str] = Recall(PART_BYTES)
+        self._path_tails: Recall[str] = Recall(PART_BYTES)
+        self._added: Recall[str] = Recall(PART_BYTES)
         self._others: Recall[Entry] = Recall()
         self.addresses: Recall[str] = Recall()
         self._get_who = self._who.young.get

@@ -13,8 +13,8 @@ V = TypeVar("V")
 
 ENTRIES: Final = 8_192
 """Entries of one generation, as in `audisp.parse.memo`."""
-BYTES: Final = 4 * 1024 * 1024
-"""Bytes of one generation, texts, results and overhead."""
+BYTES: Final = 2 * 1024 * 1024
+"""Bytes of one generation, texts, results and overhead, unless its owner says otherwise."""
 OVERHEAD: Final = 200
 """Bytes that an entry costs beside its text and its result: two objects' heads and a slot of the dict."""
 LONGEST: Final = 4_096
