@@ -473,11 +473,11 @@ class Batch(Block):
 
     def only(self, keep: list[int]) -> Batch | None:
         """The events at these positions (ascending) as a batch of their own; None for none, self for all."""
+        if not keep:
+            return None
         events = self.events
         if len(keep) == len(events):
             return self
-        if not keep:
-            return None
         marks: dict[int, int] = {}
         contexts: list[Any] = []
         if self.marks or self.contexts is not None:

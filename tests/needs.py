@@ -6,6 +6,7 @@ so that a green run means that everything ran; only the corpus, which is not par
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
 import socket
@@ -73,6 +74,14 @@ def _corpus() -> str | None:
     return None if (CORPUS / "README.md").is_file() else f"corpus: {CORPUS} is missing"
 
 
+def _has_library(name: str) -> bool:
+    try:
+        ctypes.CDLL(name)
+    except OSError:
+        return False
+    return True
+
+
 def _device(path: str, what: str) -> Callable[[], str | None]:
     return lambda: None if os.access(path, os.R_OK | os.W_OK) else f"needs {path} ({what})"
 
@@ -85,6 +94,7 @@ NEEDS: Final[dict[str, Callable[[], str | None]]] = {
     "ns_last_pid": _device("/proc/sys/kernel/ns_last_pid", "to have a process's number come back"),
     "auditd": _program("auditd", "auditd"),
     "ausearch": _program("ausearch", "auditd"),
+    "libauparse": lambda: None if _has_library("libauparse.so.0") else "needs libauparse.so.0 (apt-get install auditd)",
     "audisp-syslog": _program("audisp-syslog", "audispd-plugins"),
     "audisp-remote": _program("audisp-remote", "audispd-plugins"),
     "laurel": _program("laurel", "laurel"),

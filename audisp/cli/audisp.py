@@ -172,7 +172,7 @@ def _cat(given: argparse.Namespace) -> int:
         if given.filter is not None:
             from audisp.parse.filter import Selection, compile_filter
 
-            pick = Selection((compile_filter(given.filter),), ()).select
+            pick = Selection((compile_filter(given.filter, settings.names),), ()).pick
     except (ConfigError, ParseError) as error:
         print(f"audisp: {error}", file=sys.stderr)
         return EXIT_USAGE

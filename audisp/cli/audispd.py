@@ -45,7 +45,7 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="SOURCE",
-        help="netlink, multicast, unix:PATH, stdin, file:PATH or follow:PATH; repeatable; replaces those of audispd.conf",
+        help="netlink, multicast, unix:PATH, stdin, file:PATH, follow:PATH; repeatable; replaces those of audispd.conf",
     )
     parser.add_argument(
         "--observe",

@@ -27,7 +27,7 @@ OK, NOTHING, TROUBLE = 0, 1, 2
 STDIN: Final = "-"
 
 Write = Callable[[bytes], None]
-Pick = Callable[[Batch], list[int]]
+Pick = Callable[[Batch], Batch | None]
 
 
 class Sink:
@@ -124,7 +124,7 @@ class Catting:
 
     def _put(self, batch: Batch) -> None:
         if self._pick is not None:
-            picked = batch.only(self._pick(batch))
+            picked = self._pick(batch)
             if picked is None:
                 return
             batch = picked

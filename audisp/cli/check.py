@@ -6,6 +6,7 @@ plugins in this process, the active ones are imported, for their schema, after t
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Final, TextIO
 
 import attrs
 
-from audisp.config import audispd, auditd, plugins
+from audisp.config import audispd, auditd, collector, plugins, remote
 from audisp.config.files import OWN_CONF, PLUGIN_CONF, FileKind, read_checked
 from audisp.config.grammar import ConfigErrors, parse, shown
 from audisp.errors import AudispError, ConfigError
@@ -28,6 +29,12 @@ UNREADABLE: Final = 2
 
 DEFAULT: Final = Path("/etc/audit")
 """The folder that is checked if none is named: auditd's own."""
+
+REMOTE: Final = "audisp-remote"
+"""Name of the program that forwards, the C program's and ours; an active child of this name needs its file."""
+
+COLLECTOR_PLUGINS: Final = collector.CollectorConf().plugin_dir
+"""Where a collector's plugins are if its file does not say."""
 
 SchemaFor = Callable[[str], type | None]
 """From the value of `plugin =` to the attrs class of its settings. None: unknown here, so not checked. May raise
@@ -58,6 +65,8 @@ def flat(problem: AudispError) -> Iterator[AudispError]:
 def find(folder: Path, schema_for: SchemaFor, *, allow_links: bool = False) -> Findings:
     """Everything that is wrong or worth a notice in a folder with auditd.conf, audispd.conf and its plugins.d.
 
+    Where they are, audisp-remote.conf and audisp-collector.conf as well, with the collector's own folder of plugins.
+
     plugins.d is where auditd.conf says; if auditd.conf cannot be used, or says nothing, it is DIR/plugins.d where that
     exists, so that a folder that is not yet in its place can be checked.
     """
@@ -80,15 +89,50 @@ def find(folder: Path, schema_for: SchemaFor, *, allow_links: bool = False) -> F
     else:
         findings.notices += notices
         _sources(ours, folder / audispd.NAME, findings, allow_links=allow_links)
-    confs, errors = plugins.scan(plugin_dir)
-    findings.plugins = len(confs)
+    forwards = _plugins(plugin_dir, schema_for, findings)
+    _remote(folder / remote.NAME, findings, used=forwards)
+    _collector(folder / collector.NAME, schema_for, findings, allow_links=allow_links)
+    return findings
+
+
+def _plugins(folder: Path, schema_for: SchemaFor, findings: Findings) -> bool:
+    """Look at a folder of plugins. True if one of them is active and goes by audisp-remote.conf."""
+    confs, errors = plugins.scan(folder)
+    findings.plugins += len(confs)
     for error in errors:
         findings.add(error)
+    forwards = False
     for each in confs:
         findings.notices += each.notices
         if each.active and each.plugin is not None:
             _settings(each, schema_for, findings)
-    return findings
+        if each.active and each.command is not None:
+            forwards |= Path(each.command[0]).name == REMOTE
+    return forwards
+
+
+def _remote(path: Path, findings: Findings, *, used: bool) -> None:
+    if not (used or os.path.lexists(path)):
+        return
+    try:
+        findings.notices += remote.load(path, used=used)[1]
+    except ConfigError as problem:
+        findings.add(problem)
+
+
+def _collector(path: Path, schema_for: SchemaFor, findings: Findings, *, allow_links: bool) -> None:
+    if not os.path.lexists(path):
+        return
+    try:
+        conf, notices = collector.load(path, allow_links=allow_links)
+    except ConfigError as problem:
+        findings.add(problem)
+        return
+    findings.notices += notices
+    beside = path.parent / COLLECTOR_PLUGINS.name
+    folder = beside if conf.plugin_dir == COLLECTOR_PLUGINS and beside.is_dir() else conf.plugin_dir
+    if folder.is_dir():
+        _plugins(folder, schema_for, findings)
 
 
 def _sources(conf: audispd.AudispdConf, path: Path, findings: Findings, *, allow_links: bool) -> None:

@@ -118,6 +118,7 @@ class Engine:
             self._act,
             self.log_settings,
             self.shaping,
+            self.names,
             crashes=dict(self.crashes),
         )
 

@@ -43,6 +43,8 @@ from audisp.sources.position import PositionFile, position_name
 from audisp.sources.stdin import StdinSource
 from audisp.sources.unix import UnixSource
 
+OUTPUT: Final = "output"
+"""The bundled plugin that writes to files and programs; its keys say what it needs."""
 BLOCKS_ALONE: Final = frozenset({"log", "syslog", "af_unix", "stdout", "output"})
 """Bundled plugins: none of them wants events."""
 AUDITD_PID_FILE: Final = Path("/run/auditd.pid")
@@ -328,6 +330,10 @@ def _needed(plan: Plan) -> dict[str, list[str]]:
         # Of those without `user =`, too: many, such as laurel, become another user by themselves.
         for capability in privileges.FOR_USERS:
             need(capability, "child programs: end those that run as another user")
+    if any(_starts_programs(conf) for conf in plan.plugins):
+        need("cap_kill", "output: end its programs that run as another user")
+    if any(_gives_group(conf) for conf in plan.plugins):
+        need("cap_chown", "output: group")
     if plan.writes_log and plan.auditd.log_group:
         need("cap_chown", "log: log_group")
         need("cap_fowner", "log: mode of a log that another wrote")
@@ -346,6 +352,14 @@ def _needed(plan: Plan) -> dict[str, list[str]]:
     for name in plan.own.capabilities:
         need(name, "audispd.conf: capabilities")
     return needed
+
+
+def _starts_programs(conf: PluginConf) -> bool:
+    return conf.plugin == OUTPUT and any(setting.key == "command" for setting in conf.settings)
+
+
+def _gives_group(conf: PluginConf) -> bool:
+    return conf.plugin == OUTPUT and any(setting.key == "group" for setting in conf.settings)
 
 
 def _looks_at_processes(conf: PluginConf) -> bool:

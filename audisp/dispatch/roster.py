@@ -34,6 +34,7 @@ from audisp.dispatch.spill import SpillTask, open_spill
 from audisp.dispatch.stage import Wanted
 from audisp.errors import AudispError, PluginError, StoreError
 from audisp.parse.filter import Selection, compile_filter
+from audisp.parse.interpret import Names
 from audisp.plugin import PluginType
 from audisp.record import Block
 from audisp.shapes.registry import WITH_CONTEXT
@@ -91,6 +92,8 @@ class Roster:
     log_settings: Callable[[PluginType, PluginConf | None], Any]
     """Makes the log plugin's settings out of auditd.conf and, if there is one, its own file."""
     shaping: Shaping
+    names: Names
+    """Of this host's accounts, for filters that compare them."""
     crashes: dict[str, Crash] = attrs.field(factory=dict)
     """By plugin, what the run before may have lost, as long as the plugin has not been told."""
     entries: dict[str, Entry] = attrs.field(factory=dict)
@@ -225,7 +228,7 @@ class Roster:
         if key == ((), ()):
             return None
         if key not in self._selections:
-            compiled = [tuple(compile_filter(text) for text in texts) for texts in key]
+            compiled = [tuple(compile_filter(text, self.names) for text in texts) for texts in key]
             self._selections[key] = Selection(*compiled)
         return self._selections[key]
 

@@ -43,7 +43,7 @@ class Wanted:
         if self.selection is None:
             return batch
         selection = self.selection
-        kept = batch.only(batch.once(selection, selection.select))
+        kept = batch.once(selection, selection.pick)
         left_out = batch.records - (0 if kept is None else kept.records)
         if left_out:
             self.intake.filter_out(left_out)

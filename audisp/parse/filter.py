@@ -14,8 +14,8 @@ import attrs
 from audisp.event import NO_STAMP, NODE_RUN, Batch, Event
 from audisp.parse.expression import Or, Tree, parse
 from audisp.parse.filter_clause import MAX_CLAUSES, Clause
-from audisp.parse.filter_terms import LINE, Nameless, Read, Sight, Test, compile_test
-from audisp.parse.interpret import Names
+from audisp.parse.filter_terms import LINE, Read, Sight, Test, compile_test
+from audisp.parse.interpret import Names, Nobody
 from audisp.parse.record import Record, RecordReader
 
 HEAD: Final = re.compile(rb"((?:node=[^ \n]+ )?)type=[^ \n]+ msg=(audit\([0-9]{1,20}\.[0-9]{1,3}:[0-9]{1,20}\):)")
@@ -90,7 +90,7 @@ def compile_filter(text: str, names: Names | None = None) -> Filter:
 
     names: of users and groups, for i= and i!= of records that do not bring theirs along. None: no names are known.
     """
-    return Filter(parse(text), names or Nameless())
+    return Filter(parse(text), names or Nobody())
 
 
 @attrs.frozen(eq=False)

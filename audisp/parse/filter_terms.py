@@ -56,18 +56,6 @@ _COMPARE: Final[Mapping[str, Callable[[Any, Any], bool]]] = MappingProxyType(
 )
 
 
-class Nameless:
-    """Names where none are known."""
-
-    def user(self, uid: int) -> str | None:
-        """None."""
-        return None
-
-    def group(self, gid: int) -> str | None:
-        """None."""
-        return None
-
-
 LINE: Final = re.compile(
     rb"^((?:node=[^ \n]+ )?)(type=[^ \n]+) msg=audit\(([0-9]{1,20})\.([0-9]{1,3}):([0-9]{1,20})\):([^\n]*)", re.M
 )

@@ -26,7 +26,7 @@ from audisp.parse.interpret_text import escape, keys, text, title, typed
 from audisp.parse.sockaddr import decode, render
 from audisp.parse.values import from_text
 
-__all__ = ["Names", "escape", "group_name", "interpret", "user_name"]
+__all__ = ["Names", "Nobody", "escape", "group_name", "interpret", "user_name"]
 
 UNSET: Final = 0xFFFFFFFF
 """An id or a session that was never set: (uid_t) -1."""
@@ -45,6 +45,18 @@ class Names(Protocol):
     def user(self, uid: int) -> str | None: ...
 
     def group(self, gid: int) -> str | None: ...
+
+
+class Nobody:
+    """Names where none can be known: the events are another host's, or translation is off."""
+
+    def user(self, uid: int) -> str | None:
+        """None."""
+        return None
+
+    def group(self, gid: int) -> str | None:
+        """None."""
+        return None
 
 
 Look = Callable[[str, Mapping[str, str], Names], str | None]

@@ -12,28 +12,9 @@ from typing import Any, Protocol
 import attrs
 
 from audisp.event import Event
+from audisp.parse.interpret import Names, Nobody
 
-
-class Names(Protocol):
-    """Names of this host's accounts, from a cache: never slow, never raises."""
-
-    def user(self, uid: int) -> str | None:
-        """The account's name; None if there is none, or it cannot be known."""
-
-    def group(self, gid: int) -> str | None:
-        """The group's name; None if there is none, or it cannot be known."""
-
-
-class Nobody:
-    """Names where none can be known: the events are another host's, or translation is off."""
-
-    def user(self, uid: int) -> str | None:
-        """None."""
-        return None
-
-    def group(self, gid: int) -> str | None:
-        """None."""
-        return None
+__all__ = ["Names", "Nobody", "Shape", "ShapeSettings"]
 
 
 @attrs.frozen

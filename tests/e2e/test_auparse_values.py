@@ -16,7 +16,7 @@ from audisp.parse.types import NAME
 from tests.e2e.ausearch_rules import Difference, another_version, explain, shown
 from tests.needs import needs
 
-pytestmark = needs("ausearch")
+pytestmark = needs("ausearch", "libauparse")
 
 
 @pytest.fixture(autouse=True, scope="module")

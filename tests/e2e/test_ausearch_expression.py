@@ -31,7 +31,7 @@ from audisp.parse.filter import Filter, compile_filter
 from audisp.parse.lines import LineReader
 from audisp.parse.record import RecordReader
 from audisp.record import Block
-from tests.needs import CORPUS, ROOT
+from tests.needs import CORPUS, ROOT, needs
 
 LIBRARY: Final = "libauparse.so.0"
 PAGE: Final = ROOT / "docs" / "filters.md"
@@ -46,14 +46,7 @@ AUSEARCH_RULE_OR: Final = 1
 Stamp = tuple[int, int, int]
 
 
-def _library() -> ctypes.CDLL | None:
-    try:
-        return ctypes.CDLL(LIBRARY, use_errno=True)
-    except OSError:
-        return None
-
-
-pytestmark = pytest.mark.skipif(_library() is None, reason=f"needs {LIBRARY} (apt-get install libauparse0)")
+pytestmark = needs("libauparse")
 
 
 # ---- libauparse, in the child ----

@@ -29,7 +29,7 @@ GRACE: Final = 120
 
 def one(name: str, arguments: Sequence[str]) -> None:
     """Fuzz in this process; does not return."""
-    import atheris
+    import atheris  # type: ignore[import-untyped, import-not-found, unused-ignore]
 
     with atheris.instrument_imports(include=["audisp"]):
         from tests.fuzz.targets import TARGETS, seeds

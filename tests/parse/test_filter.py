@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 
 from audisp.errors import ParseError
 from audisp.event import LATE, NO_STAMP, TIMED_OUT, Batch, Event
-from audisp.parse import filter_clause, filter_regex, filter_terms
+from audisp.parse import filter_clause, filter_regex
 from audisp.parse.assemble import Assembler
 from audisp.parse.expression import MAX_DEPTH, MAX_LENGTH, ExpressionError, parse
 from audisp.parse.filter import Filter, Selection, compile_filter
 from audisp.parse.filter_clause import Clause
+from audisp.parse.interpret import Nobody
 from audisp.parse.lines import LineReader
 from audisp.parse.memo import LONGEST
 from audisp.parse.record import RecordReader
@@ -558,7 +559,7 @@ def test_the_page_says_which_limits_there_are() -> None:
 
 
 def test_no_names_without_names() -> None:
-    nobody = filter_terms.Nameless()
+    nobody = Nobody()
     assert nobody.user(1000) is nobody.group(1000) is None
     (event,) = batch(line(1, b"SYSCALL", SYSCALL)).events
     assert compile_filter('auid i= "unknown(1000)"').matches(event)
