@@ -33,6 +33,9 @@ DEFAULT: Final = Path("/etc/audit")
 REMOTE: Final = "audisp-remote"
 """Name of the program that forwards, the C program's and ours; an active child of this name needs its file."""
 
+OPTION: Final = "--config"
+"""With it ours is told another file."""
+
 COLLECTOR_PLUGINS: Final = collector.CollectorConf().plugin_dir
 """Where a collector's plugins are if its file does not say."""
 
@@ -89,50 +92,54 @@ def find(folder: Path, schema_for: SchemaFor, *, allow_links: bool = False) -> F
     else:
         findings.notices += notices
         _sources(ours, folder / audispd.NAME, findings, allow_links=allow_links)
-    forwards = _plugins(plugin_dir, schema_for, findings)
-    _remote(folder / remote.NAME, findings, used=forwards)
-    _collector(folder / collector.NAME, schema_for, findings, allow_links=allow_links)
+    forwarding = _plugins(plugin_dir, folder, schema_for, findings)
+    forwarding |= _collector(folder / collector.NAME, schema_for, findings, allow_links=allow_links)
+    _remote(folder / remote.NAME, forwarding, findings)
     return findings
 
 
-def _plugins(folder: Path, schema_for: SchemaFor, findings: Findings) -> bool:
-    """Look at a folder of plugins. True if one of them is active and goes by audisp-remote.conf."""
-    confs, errors = plugins.scan(folder)
+def _plugins(plugin_dir: Path, folder: Path, schema_for: SchemaFor, findings: Findings) -> set[Path]:
+    """Look at a folder of plugins. Returns the configurations of active children that forward."""
+    confs, errors = plugins.scan(plugin_dir)
     findings.plugins += len(confs)
     for error in errors:
         findings.add(error)
-    forwards = False
+    forwarding = set()
     for each in confs:
         findings.notices += each.notices
         if each.active and each.plugin is not None:
             _settings(each, schema_for, findings)
-        if each.active and each.command is not None:
-            forwards |= Path(each.command[0]).name == REMOTE
-    return forwards
+        if each.active and each.command is not None and Path(each.command[0]).name == REMOTE:
+            named = each.command[each.command.index(OPTION) + 1 :] if OPTION in each.command else ()
+            forwarding.add(Path(named[0]) if named else folder / remote.NAME)
+    return forwarding
 
 
-def _remote(path: Path, findings: Findings, *, used: bool) -> None:
-    if not (used or os.path.lexists(path)):
-        return
-    try:
-        findings.notices += remote.load(path, used=used)[1]
-    except ConfigError as problem:
-        findings.add(problem)
+def _remote(default: Path, forwarding: set[Path], findings: Findings) -> None:
+    """Look at what audisp-remote goes by; and at the file that nobody goes by yet, if there is one."""
+    for path in sorted(forwarding | {default}):
+        if path not in forwarding and not os.path.lexists(path):
+            continue
+        try:
+            findings.notices += remote.load(path, used=path in forwarding)[1]
+        except ConfigError as problem:
+            findings.add(problem)
 
 
-def _collector(path: Path, schema_for: SchemaFor, findings: Findings, *, allow_links: bool) -> None:
+def _collector(path: Path, schema_for: SchemaFor, findings: Findings, *, allow_links: bool) -> set[Path]:
+    """Look at a collector's file, if there is one, and its plugins. Returns as `_plugins`."""
     if not os.path.lexists(path):
-        return
+        return set()
     try:
         conf, notices = collector.load(path, allow_links=allow_links)
     except ConfigError as problem:
         findings.add(problem)
-        return
+        return set()
     findings.notices += notices
     beside = path.parent / COLLECTOR_PLUGINS.name
-    folder = beside if conf.plugin_dir == COLLECTOR_PLUGINS and beside.is_dir() else conf.plugin_dir
-    if folder.is_dir():
-        _plugins(folder, schema_for, findings)
+    plugin_dir = beside if conf.plugin_dir == COLLECTOR_PLUGINS and beside.is_dir() else conf.plugin_dir
+    # Without plugins a collector stores, which is its work.
+    return _plugins(plugin_dir, path.parent, schema_for, findings) if plugin_dir.is_dir() else set()
 
 
 def _sources(conf: audispd.AudispdConf, path: Path, findings: Findings, *, allow_links: bool) -> None:

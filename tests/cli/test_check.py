@@ -172,3 +172,64 @@ def test_a_name_cannot_steer_the_terminal(folder: Path) -> None:
     assert status == WRONG
     assert len(lines) == 4
     assert all(line.isprintable() for line in lines)
+
+
+CHILD = "direction = out\npath = {path}\ntype = always\nformat = string\n"
+
+
+def forwarder(folder: Path, tmp_path: Path, args: str = "") -> None:
+    """An active child that is called audisp-remote."""
+    put(tmp_path / "bin" / "audisp-remote", "#!/bin/sh\n", mode=0o750)
+    text = CHILD.format(path=tmp_path / "bin" / "audisp-remote")
+    put(folder / "plugins.d" / "au-remote.conf", "active = yes\n" + text + (f"args = {args}\n" if args else ""))
+
+
+def test_a_forwarding_file_as_shipped_is_a_notice_until_somebody_forwards(folder: Path, tmp_path: Path) -> None:
+    path = folder / "audisp-remote.conf"
+    put(path, "remote_server =\nport = 60\n")
+    status, lines = run(folder)
+    assert status == OK
+    assert lines[0] == f"{path}:1: remote_server: names no server to send to (notice)"
+    forwarder(folder, tmp_path)
+    status, lines = run(folder)
+    assert (status, lines[0]) == (WRONG, f"{path}:1: remote_server: names no server to send to")
+    put(path, "remote_server = 127.0.0.1\n")
+    assert run(folder, quiet=True) == (OK, [])
+    path.unlink()
+    status, lines = run(folder)
+    assert (status, lines[0]) == (WRONG, f"{path}: there is no such file, so no server to send to")
+
+
+def test_what_is_wrong_in_a_forwarding_file_is_an_error_even_if_nobody_forwards(folder: Path) -> None:
+    path = folder / "audisp-remote.conf"
+    put(path, "remote_server = 127.0.0.1\nprot = 60\n")
+    status, lines = run(folder)
+    assert (status, lines[0]) == (WRONG, f"{path}:2: unknown key 'prot' (did you mean 'port'?)")
+
+
+def test_another_forwarding_file(folder: Path, tmp_path: Path) -> None:
+    forwarder(folder, tmp_path, f"--config {tmp_path}/other.conf")
+    assert find(folder, schema_for).errors == [f"{tmp_path}/other.conf: there is no such file, so no server to send to"]
+    put(tmp_path / "other.conf", "remote_server = 127.0.0.1\n")
+    assert find(folder, schema_for).errors == []
+
+
+def test_a_collector_and_its_plugins(folder: Path) -> None:
+    path = folder / "audisp-collector.conf"
+    put(path, "transport = tcp\nlisten = there\n")
+    status, lines = run(folder)
+    assert status == WRONG
+    assert lines[0].startswith(f"{path}:2: listen: 'there' is not an address")
+    put(path, "tls_allowed_clients = /etc/audit/clients\nq_depth = 5\n")
+    status, lines = run(folder)
+    assert lines == [
+        f"{path}:2: q_depth: 5 is low; auditd advises 512 or more (notice)",
+        "ok: 0 plugins configured, 1 notice",
+    ]
+    put(folder / "collector.d" / "a.audisp", "active = yes\nplugin = mine\nraet = 7\n")
+    assert find(folder, schema_for).errors == [
+        f"{folder}/collector.d/a.audisp:3: unknown key 'raet' (did you mean 'rate'?)"
+    ]
+    put(folder / "others" / "b.audisp", "active = yes\nplugin = gone\n")
+    put(path, f"tls_allowed_clients = /etc/audit/clients\nplugin_dir = {folder}/others\n")
+    assert find(folder, schema_for).errors == [f"{folder}/others/b.audisp:2: plugin: no plugin is called gone"]

@@ -135,7 +135,7 @@ TLS: Final = (
     *_later(True, "tls_require_pqc = yes", _TLS + "tls_require_pqc = yes\ntls_crypto_profile = pqc"),
     *_later(False, "tls_cert_file = /a", "tls_key_file = /a", "tls_ca_file = /a", "tls_allowed_clients = /a"),
     *_later(True, "tls_cipher_suites = TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384", "tls_key_exchange = X25519"),
-    # 4.2 takes these, and then no connection comes about.
+    # 4.2 takes these; see docs/compatibility.md.
     *_later(False, "tls_cipher_suites = TLS_AES_256_GCM_SHA384", "tls_cipher_suites = AES128-SHA:TLS_X_SHA256"),
     *_later(False, _TLS + "tls_crypto_profile = pqc\ntls_key_exchange = X25519", "tls_key_exchange = a::b"),
     # 4.2 goes by the last of the two.
