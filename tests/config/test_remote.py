@@ -13,12 +13,15 @@ from pathlib import Path
 from typing import Final
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from audisp.config import network
+from audisp.config import collector, network, remote
 from audisp.config.grammar import ConfigErrors
 from audisp.config.network import Endpoint
 from audisp.config.remote import ACTIONS, KEYS, UPSTREAM, RemoteConf, load, read
 from audisp.config.values import Action
+from audisp.errors import ConfigError
 from tests.config.remote_cases import ALL, PREFIX, Case
 from tests.needs import ROOT, needs
 
@@ -392,3 +395,32 @@ def test_every_key_is_in_a_case() -> None:
 def test_an_endpoint_is_written_as_it_is_read(endpoint: Endpoint, text: str) -> None:
     assert str(endpoint) == text
     assert network.servers((text,)) == (endpoint,)
+
+
+SAID: Final = [
+    "[::1]:60",
+    "::1%a",
+    "10.0.0.0/8",
+    "10.0.0.0/",
+    "a:b",
+    "exec",
+    "/usr/bin/true",
+    "tls",
+    "9" * 400,
+    "=",
+    "\0",
+]
+WORDS: Final = st.text(st.characters(codec="utf-8", exclude_characters="\n"), max_size=40) | st.sampled_from(SAID)
+NAMES: Final = st.sampled_from([*remote.KEYS, *collector.KEYS, "x"])
+
+
+@given(st.lists(st.tuples(NAMES, st.lists(WORDS, max_size=4)), max_size=6))
+def test_whatever_stands_in_a_file_is_taken_or_located(lines: list[tuple[str, list[str]]]) -> None:
+    text = "".join(f"{key} = {' '.join(words)}\n" for key, words in lines)
+    found: list[ConfigError] = []
+    for each in (remote, collector):
+        try:
+            each.read(text.encode(), X)
+        except ConfigErrors as problem:
+            found += problem.errors
+    assert all(error.path == X and str(error).isprintable() for error in found)
