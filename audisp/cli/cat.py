@@ -19,7 +19,7 @@ from audisp.parse.lines import LineReader
 from audisp.parse.record import RecordReader
 from audisp.parse.stream import Reader
 from audisp.record import MAX_RECORD, Block
-from audisp.shapes.shape import Shape
+from audisp.shapes.shape import Shape, render_batch
 from audisp.sources.compressed import Damaged, LogReader, open_log
 
 OK, NOTHING, TROUBLE = 0, 1, 2
@@ -54,7 +54,6 @@ class Catting:
         self._shape = shape
         self._write = write
         self._pick = pick
-        self._whole: Callable[[list], list[bytes]] | None = getattr(shape, "render_all", None)  # type: ignore[type-arg]
         self._verbatim = getattr(shape, "name", "") == "raw"
         self._assembler = Assembler("cat", RecordReader(), recorded=True)
         self.events = 0
@@ -132,12 +131,9 @@ class Catting:
             self.events += 1
             self._write(batch.data)
             return
-        events = batch.events
-        self.events += len(events)
-        if self._whole is not None:
-            data = b"".join(self._whole(events))
-        else:
-            data = b"".join([*map(self._shape.render, events)])
+        texts = render_batch(self._shape, batch)
+        self.events += len(texts)
+        data = b"".join(texts)
         if data:
             self._write(data)
 

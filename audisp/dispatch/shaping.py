@@ -18,6 +18,7 @@ from audisp.event import Batch, as_batch
 from audisp.parse.record import RecordReader
 from audisp.record import Block
 from audisp.shapes import shape as shapes
+from audisp.shapes.shape import render_batch
 
 KEPT_BYTES: Final = 8 * 1024 * 1024
 """Of rendered text kept for others: some tens of the largest batches."""
@@ -59,8 +60,7 @@ class SharedShape:
         return found
 
     def _make(self, batch: Batch) -> Rendering:
-        whole = getattr(self._shape, "render_all", None)
-        texts: list[bytes] = whole(batch.events) if whole is not None else [*map(self._shape.render, batch.events)]
+        texts = render_batch(self._shape, batch)
         ends, end = [], 0
         for text in texts:
             end += len(text)

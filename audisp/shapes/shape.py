@@ -11,10 +11,10 @@ from typing import Any, Protocol
 
 import attrs
 
-from audisp.event import Event
+from audisp.event import Batch, Event
 from audisp.parse.interpret import Names, Nobody
 
-__all__ = ["Names", "Nobody", "Shape", "ShapeSettings"]
+__all__ = ["Names", "Nobody", "Shape", "ShapeSettings", "render_batch"]
 
 
 @attrs.frozen
@@ -38,3 +38,13 @@ class Shape(Protocol):
     def render(self, event: Event) -> bytes:
         """One line with its LF, no other LF in it; b"" for an event that has no line in this shape, such as an EOE that
         came alone. Never raises on an event, whatever is in it."""
+
+
+def render_batch(shape: Shape, batch: Batch) -> list[bytes]:
+    """The text of each of the batch's events, in the quickest way that the shape has: a batch at once, its events at
+    once, or one after the other."""
+    quickest: Callable[[Batch], list[bytes]] | None = getattr(shape, "render_batch", None)
+    if quickest is not None:
+        return quickest(batch)
+    quick: Callable[[list[Event]], list[bytes]] | None = getattr(shape, "render_all", None)
+    return quick(batch.events) if quick is not None else [*map(shape.render, batch.events)]

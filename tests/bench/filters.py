@@ -29,6 +29,7 @@ from audisp.parse.lines import LineReader
 from audisp.parse.record import RecordReader
 from audisp.record import Block
 from tests.bench.figures import MILLION, shown, table
+from tests.bench.setting import Setting
 from tests.needs import CORPUS, ROOT
 
 PIECE: Final = 64 * 1024
@@ -85,7 +86,7 @@ def work(path: str, expression: str) -> None:
     json.dump({"cpu": cpu, "records": records, "kept": kept}, sys.stderr)
 
 
-def run(path: Path, expression: str) -> dict[str, float]:
+def measured(path: Path, expression: str) -> dict[str, float]:
     """One run's figures."""
     command = [sys.executable, "-m", "tests.bench.filters", "--child", str(path), "--expression", expression]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
@@ -121,7 +122,7 @@ def compared(logs: dict[str, Path], runs: int, folder: Path) -> str:
     for name, path in logs.items():
         records = 0.0
         for expression in (*FILTERS, *OTHERS):
-            found = [run(path, expression) for _ in range(runs)]
+            found = [measured(path, expression) for _ in range(runs)]
             records = found[0]["records"]
             costs = [each["cpu"] / records * MILLION for each in found]
             row(name, f"`{expression}`" if expression else "none", costs, found[0]["kept"] / records)
@@ -129,6 +130,22 @@ def compared(logs: dict[str, Path], runs: int, folder: Path) -> str:
             row(name, "laurel, all to JSON", [laurel(path, folder) / records * MILLION for _ in range(runs)], 1.0)
     head = ("log", "filter", "CPU s per million records", "least", "records per CPU s", "records kept")
     return table(f"Filters, median of {runs} runs", head, rows)
+
+
+def beside(log: Path | None, runs: int, folder: Path) -> str:
+    """The table, of this log or the corpus' mixed.log, and of the same with other names."""
+    if log is None:
+        log = folder / "mixed.log"
+        with lzma.open(CORPUS / "mixed.log.xz") as packed, log.open("wb") as out:
+            shutil.copyfileobj(packed, out)
+    other = folder / "varied.log"
+    other.write_bytes(varied(log.read_bytes()))
+    return compared({log.name: log, "the same, names varied": other}, runs, folder)
+
+
+def run(setting: Setting) -> str:
+    """The table of this part."""
+    return beside(None, setting.runs, setting.place.fresh("filters"))
 
 
 def main() -> None:
@@ -143,15 +160,7 @@ def main() -> None:
         work(asked.child, asked.expression)
         return
     with tempfile.TemporaryDirectory(prefix="audisp-filters-") as name:
-        folder = Path(name)
-        log = asked.log
-        if log is None:
-            log = folder / "mixed.log"
-            with lzma.open(CORPUS / "mixed.log.xz") as packed, log.open("wb") as out:
-                shutil.copyfileobj(packed, out)
-        other = folder / "varied.log"
-        other.write_bytes(varied(log.read_bytes()))
-        print(compared({log.name: log, "the same, names varied": other}, asked.runs, folder))
+        print(beside(asked.log, asked.runs, Path(name)))
 
 
 if __name__ == "__main__":

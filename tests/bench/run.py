@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
-from tests.bench import fanout, latency, memory, netlink, parse, replay, stall
+from tests.bench import fanout, filters, latency, memory, netlink, parse, replay, shapes, stall
 from tests.bench.daemon import AUDITD
 from tests.bench.kernel import Unavailable
 from tests.bench.place import place
@@ -35,6 +35,8 @@ PARTS: Final[dict[str, Callable[[Setting], str]]] = {
     "latency": latency.run,
     "stall": stall.run,
     "memory": memory.run,
+    "shapes": shapes.run,
+    "filters": filters.run,
     "parse": parse.run,
 }
 
