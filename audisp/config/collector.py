@@ -36,6 +36,7 @@ from audisp.config.schema import build, key, keys, located, number
 from audisp.config.values import Action, capabilities, size, stray
 from audisp.errors import ConfigError
 from audisp.parse.psk import MAX_EPOCH
+from audisp.wire.native_messages import IDLE, MAX_IDLE, MAX_WINDOW, MIN_IDLE, WINDOW
 
 NAME: Final = "audisp-collector.conf"
 
@@ -45,8 +46,8 @@ MAX_CONNECTIONS: Final = 1_000_000
 MAX_EPOCHS: Final = 8
 """Most live epochs, as in audisp.tls.keyring. Two are what a rotation needs."""
 
-FRAME_BYTES: Final = 1 << 20
-"""Largest frame of the native protocol: less than two of them in flight would be stop-and-wait."""
+MIN_WINDOW: Final = 3 << 20
+"""Smallest window in bytes that can be asked for: the heaviest frame of the native protocol, rounded up."""
 
 MIN_STORE: Final = 64 << 20
 """Smallest bound of the store: what is removed is a segment, so there must be several."""
@@ -73,8 +74,8 @@ def _epochs(words: tuple[str, ...]) -> tuple[int, ...]:
     return found
 
 
-def _in_flight(default: int, low: int) -> Any:
-    return key(default, read=functools.partial(size, low=low, high=1 << 40))
+def _in_flight(default: int, high: int) -> Any:
+    return key(default, read=functools.partial(size, low=MIN_WINDOW, high=high))
 
 
 @attrs.frozen(kw_only=True)
@@ -101,14 +102,14 @@ class ListenConf(TlsKeys):
     max_handshakes: int = key(2048, min=1, max=MAX_CONNECTIONS)
     """Connections that have not proved a key yet."""
     max_per_identity: int = key(4, min=1, max=PORT_MAX)
-    max_bytes_in_flight: int = _in_flight(256 << 20, 8 * FRAME_BYTES)
-    """Received and not yet stored, of all connections together."""
-    max_bytes_in_flight_per_host: int = _in_flight(8 << 20, 2 * FRAME_BYTES)
+    max_bytes_in_flight: int = _in_flight(256 << 20, 1 << 40)
+    """Received and not yet stored, packed and unpacked, of all connections together."""
+    max_bytes_in_flight_per_host: int = _in_flight(WINDOW, MAX_WINDOW)
     """The window that a sender is told."""
     handshake_timeout: float = key(5.0, min=0.1, max=60)
     """From accept to the proof of a key, and for whatever a frame's rest may take."""
-    idle_timeout: float = key(120.0, min=1, max=86_400)
-    """Of the native protocol, whose senders are never silent for so long."""
+    idle_timeout: int = key(IDLE, min=MIN_IDLE, max=MAX_IDLE)
+    """Of the native protocol, whose senders are told, and never silent for so long."""
     max_hosts: int = key(20_000, min=1, max=MAX_CONNECTIONS)
     """Identities of which there is anything in the store."""
 
