@@ -218,6 +218,27 @@ def how(exe: str | None, comm: str | None) -> str:
     return comm if comm and exe.startswith(SCRIPTED) else exe
 
 
+def called(
+    name: str,
+    session: str,
+    subject: str,
+    acting: str,
+    kind: str,
+    result: str,
+    exe: str | None,
+    comm: str | None,
+    keys: tuple[str, ...],
+) -> Call:
+    """A `Call` of what stands in its record. kind: of the subject."""
+    rule = rules().get(name) or (TRIGGERED if keys else UNTRIGGERED)
+    key = keys[0] if keys else ""
+    field = rule.field
+    object_ = (exe if field == "exe" else comm if field == "comm" else key if field == "key" else "") or ""
+    return Call(
+        rule, name, session, subject, acting, kind, result, object_, name if rule.by_call else how(exe, comm), key
+    )
+
+
 class Normaliser:
     """Normalises events. names: of accounts, for ids that a record brings no name for. Without state of its own."""
 
@@ -243,28 +264,16 @@ class Normaliser:
     def call(self, record: Record) -> Call:
         """What the record of a system call says by itself."""
         reader = self.reader
-        name = reader.call_name(record)
-        keys = values.keys(record.fields.get("key", "(null)"))
-        rule = rules().get(name) or (TRIGGERED if keys else UNTRIGGERED)
-        exe, comm = reader.value(record, "exe"), reader.value(record, "comm")
-        object_ = ""
-        if rule.field == "exe":
-            object_ = exe or ""
-        elif rule.field == "comm":
-            object_ = comm or ""
-        elif rule.field == "key":
-            object_ = keys[0]
-        return Call(
-            rule,
-            name,
+        return called(
+            reader.call_name(record),
             self._session(record),
             self._subject(record, ("auid",)),
             reader.value(record, "uid") or "",
             subject_kind(record.fields.get("uid")),
             result(record.fields.get("success")),
-            object_,
-            name if rule.by_call else how(exe, comm),
-            keys[0] if keys else "",
+            reader.value(record, "exe"),
+            reader.value(record, "comm"),
+            values.keys(record.fields.get("key", "(null)")),
         )
 
     def path(self, record: Record, cwd: str | None) -> Target:

@@ -17,7 +17,7 @@ from audisp.parse import values
 from audisp.parse.enriched import local_address
 from audisp.parse.record import Record
 from audisp.parse.sockaddr import ByteOrder, SockAddr, decode
-from audisp.shapes.normal import Call, Normaliser, file_kind, is_parent
+from audisp.shapes.normal import Call, Normaliser, called, file_kind, is_parent
 from audisp.shapes.normal_values import absolute
 
 C = TypeVar("C")
@@ -31,6 +31,11 @@ _CUT: Final = re.compile(
 )
 """A SYSCALL record from its result to its session (kernel/auditsc.c, audit_log_exit). What of it differs each time is
 left out of what is remembered; a result that is an error is kept, because it says why."""
+_TAIL: Final = re.compile(
+    rb'comm=("[^"]*+"|[0-9A-F]++|\(null\)) exe=("[^"]*+"|[0-9A-F]++|\(null\))(?: subj=[!-~]++)?'
+    rb' key=("[^"]*+"|[0-9A-F]++|\(null\))(\x1d[^\n]*)?\Z'
+)
+"""What follows the session: names, key, and what ENRICHED format appended."""
 _PATH: Final = re.compile(
     rb'item=[0-9]++ name=("[^"]*+"|[0-9A-F]++|\(null\)) inode=([0-9]++) dev=[0-9a-f:]++ mode=([0-7]{1,11})'
     rb" ouid=[0-9]++ ogid=[0-9]++ rdev=[0-9a-f:]++(?: obj=[!-~]++)? nametype=([A-Z]++)(?: |\x1d|\Z)"
@@ -53,7 +58,7 @@ _LOCAL: Final = b"saddr=0100"
 _NO_SESSION: Final = b"4294967295"
 
 BYTES: Final = 4 * 1024 * 1024
-"""What a `Recall` holds before it forgets all of it: some 8,000 calls or files; a shape has six of these."""
+"""What a `Recall` holds before it forgets all of it: some 8,000 calls or files; a shape has eight of these."""
 LONGEST: Final = 1_024
 """Bytes of the longest text that it takes: what is longer hardly ever comes twice."""
 OVERHEAD: Final = 300
@@ -107,6 +112,8 @@ class Calls(Generic[C]):
     __slots__ = (
         "_addresses",
         "_calls",
+        "_heads",
+        "_ids",
         "_make_call",
         "_names",
         "_normaliser",
@@ -127,6 +134,8 @@ class Calls(Generic[C]):
         self._normaliser = normaliser
         self._make_call, self._safe, self._peer, self._pairs = call, safe, peer, pairs
         self._calls: Recall[_Said[C]] = Recall()
+        self._heads: Recall[tuple[Call, Record]] = Recall()
+        self._ids: Recall[Call] = Recall()
         self._paths: Recall[_Place] = Recall()
         self._names: Recall[str] = Recall()
         self._addresses: Recall[Target] = Recall()
@@ -134,6 +143,7 @@ class Calls(Generic[C]):
     def forget(self) -> None:
         """An account's number may have another name now."""
         self._calls.forget()
+        self._ids.forget()
 
     def read(self, event: Event) -> tuple[C, Target, bytes | None, str] | None:
         """What the shape made of the call, the object, the body of EXECVE, the session; None for another event."""
@@ -148,8 +158,10 @@ class Calls(Generic[C]):
             return None
         failed, ids, session = cut.groups()
         # "type=SYSCALL msg=", and a blank behind the stamp.
-        text = first[skip + mark + 18 : cut.end(1) if failed else at] + ids + first[cut.end() - 1 :]
-        shown, place, is_address, pair, order, target = self._calls.get(text) or self._call(text)
+        what = first[skip + mark + 18 : cut.end(1) if failed else at]
+        tail = first[cut.end() :]
+        text = b"%b%b %b" % (what, ids, tail)
+        shown, place, is_address, pair, order, target = self._calls.get(text) or self._call(text, what, ids, tail)
         chosen: _Place | None = None
         last = address = execve = cwd = None
         at, chosen_at = 0, -1
@@ -183,9 +195,13 @@ class Calls(Generic[C]):
             target = self._address(address, order)
         return shown, target, execve, "unset" if session == _NO_SESSION else session.decode("ascii")
 
-    def _call(self, text: bytes) -> _Said[C]:
-        record = Record("SYSCALL", _text(text))
-        call = self._normaliser.call(record)
+    def _call(self, text: bytes, head: bytes, ids: bytes, tail: bytes) -> _Said[C]:
+        names = _TAIL.match(tail)
+        if names is None:
+            record = Record("SYSCALL", _text(text))
+            call = self._normaliser.call(record)
+        else:
+            call, record = self._by_parts(head, ids, names)
         said = (
             self._make_call(call, record),
             call.rule.place or -1,
@@ -195,6 +211,23 @@ class Calls(Generic[C]):
             (self._safe(call.object), "", "") if call.object else NOTHING,
         )
         return self._calls.keep(text, said)
+
+    def _by_parts(self, head: bytes, ids: bytes, names: re.Match[bytes]) -> tuple[Call, Record]:
+        """A call whose program or key is new, but hardly what it does, and for whom."""
+        comm, exe, key, added = names.groups()
+        added = added or b""
+        what = self._heads.get(head + added)
+        if what is None:
+            record = Record("SYSCALL", _text(head + added))
+            what = self._heads.keep(head + added, (self._normaliser.call(record), record))
+        by = self._ids.get(ids + added)
+        if by is None:
+            by = self._ids.keep(ids + added, self._normaliser.call(Record("SYSCALL", _text(ids + added))))
+        call, record = what
+        made = called(
+            call.name, "", by.subject, by.acting, by.subject_kind, call.result, _shown(exe), _shown(comm), _keys(key)
+        )
+        return made, record
 
     def _path(self, body: bytes) -> _Place:
         found = _PATH.match(body)
@@ -243,6 +276,15 @@ class Calls(Generic[C]):
             target = (self._peer(decode(value, byteorder)) if value is not None else "", "", "")
             self._addresses.keep(key, target)
         return target
+
+
+def _shown(value: bytes) -> str:
+    """An untrusted string as the normaliser shows it: ``(null)`` as it is."""
+    return values.to_str(values.unquote(value.decode("latin-1")))
+
+
+def _keys(value: bytes) -> tuple[str, ...]:
+    return values.keys(value.decode("latin-1"))
 
 
 def _text(body: bytes) -> str:

@@ -118,21 +118,19 @@ class Text:
 
     def _call(self, call: Call, record: Record) -> Shown:
         rule = call.rule
-        verbs = VERBS.get(rule.action, ("", ""))
+        form = PROGRAM if rule.action == "executed" else PAIR if rule.action in PAIRS else PLAIN
         nothing = NOUNS.get(rule.kind, "")
-        if rule in (TRIGGERED, UNTRIGGERED):
-            verbs, nothing = ("called", "call"), ""
-        left = f"{who(call.subject, call.acting)} {did(verbs, call.result)}"
-        if rule in (TRIGGERED, UNTRIGGERED):
-            left += f" {self._called(record, call)}"
-        elif nothing or rule.field:
-            left += " "
+        subject = who(call.subject, call.acting)
+        if rule is TRIGGERED or rule is UNTRIGGERED:
+            form, nothing = BARE, ""
+            left = f"{subject} {did(('called', 'call'), call.result)} {self._called(record, call)}"
+        else:
+            blank = " " if nothing or rule.field else ""
+            left = f"{subject} {did(VERBS.get(rule.action, ('', '')), call.result)}{blank}"
         failure = self._failure(record, call.result)
         key = f", key {word(call.key)}" if call.key else ""
-        form = PROGRAM if rule.action == "executed" else PAIR if rule.action in PAIRS else PLAIN
-        if rule in (TRIGGERED, UNTRIGGERED):
-            form = BARE
-        return form, left, nothing, failure + using(call.how) + key, failure + key, word(call.how)
+        how = word(call.how) if call.how else ""
+        return form, left, nothing, f"{failure} using {how}{key}" if how else failure + key, failure + key, how
 
     def _called(self, record: Record, call: Call) -> str:
         """The system call, where nothing else is known."""
