@@ -16,9 +16,8 @@ from audisp.wire.native_frames import (
 from audisp.wire.native_messages import ALPN, FRAMES, IDLE, WINDOW, Bye, Hello, Ping, Refused, Troubled, Welcome
 from audisp.wire.native_receiver import Accepted, Duplicate, Hole, Receiver
 from audisp.wire.native_sender import Acknowledged, Sender
-from audisp.wire.native_session import Closed
 from audisp.wire.native_states import State
-from audisp.wire.trouble import Trouble
+from audisp.wire.peer import Closed, Trouble
 
 __all__ = [
     # The two ends, and where they are.

@@ -15,7 +15,7 @@ from audisp.buffer.segment import ANCHOR, MAX_FRAME, MAX_FRAME_PLAIN, MAX_NUMBER
 from audisp.parse.form import terminal_safe
 from audisp.wire.native_frames import MAX_WEIGHT, Breach, FrameType, Position, Reason, control_frame
 from audisp.wire.native_map import write_map
-from audisp.wire.trouble import Trouble
+from audisp.wire.peer import Trouble
 
 ALPN: Final = b"audisp/1"
 """What TLS calls the protocol."""

@@ -33,9 +33,9 @@ from audisp.wire.native_messages import (
     Troubled,
     Welcome,
 )
-from audisp.wire.native_session import Closed, Session
+from audisp.wire.native_session import Session
 from audisp.wire.native_states import FROM_SENDER, RECEIVER, Signal, State, signal_of
-from audisp.wire.trouble import Trouble
+from audisp.wire.peer import Closed, Trouble
 
 
 @attrs.frozen(eq=False)

@@ -17,8 +17,9 @@ import attrs
 from audisp.buffer.segment import ANCHOR
 from audisp.wire.native_frames import DATA_MARK, Breach, DataFrame, Position, Reason, gap_frame
 from audisp.wire.native_messages import IDLE, Ack, Bye, Hello, Message, Ping, Refused, Troubled, Welcome
-from audisp.wire.native_session import Closed, Session
+from audisp.wire.native_session import Session
 from audisp.wire.native_states import FROM_RECEIVER, SENDER, Signal, State, signal_of
+from audisp.wire.peer import Closed
 
 
 @attrs.frozen

@@ -13,14 +13,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Final, Generic, TypeVar
 
-import attrs
-
 from audisp.buffer.segment import MAX_FRAME, PREFIX_BYTES
 from audisp.errors import LocalProtocolError
 from audisp.wire.native_frames import Breach, FrameReader, FrameType, Reason
 from audisp.wire.native_map import MAX_CONTROL, MapError, read_map
 from audisp.wire.native_messages import MESSAGES, Bye, Message, Ping, Refused
 from audisp.wire.native_states import SIGNALS, Signal, State, Table
+from audisp.wire.peer import Closed
 
 MAX_FED: Final = 256 << 10
 """Most bytes that may be fed and not taken beyond one frame: a few reads of what a socket has."""
@@ -32,13 +31,6 @@ PINGS: Final = 3
 """Signs of life within the peer's `idle`: two may be late."""
 
 OVER: Final = frozenset({State.CLOSED, State.DEAD})
-
-
-@attrs.frozen
-class Closed:
-    """The peer closed the connection. clean: it or we had said goodbye, and no frame was cut."""
-
-    clean: bool
 
 
 EventT = TypeVar("EventT")

@@ -25,7 +25,7 @@ from enum import Enum, auto
 from typing import Final
 
 from audisp.wire.native_frames import FrameType
-from audisp.wire.trouble import PAUSES, Trouble
+from audisp.wire.peer import PAUSES, Trouble
 
 
 class State(Enum):

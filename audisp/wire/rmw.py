@@ -23,7 +23,7 @@ import attrs
 
 from audisp.errors import LocalProtocolError, RemoteProtocolError
 from audisp.parse.form import terminal_safe
-from audisp.wire.trouble import STORES, Trouble
+from audisp.wire.peer import STORES, Closed, Trouble
 
 MAGIC: Final = 0xFF0000FE
 MAGIC_BYTES: Final = MAGIC.to_bytes(4, "little")
@@ -163,13 +163,6 @@ class Notice:
 
     trouble: Trouble
     text: str
-
-
-@attrs.frozen
-class Closed:
-    """The peer closed the connection. clean: between two frames, with nothing under way."""
-
-    clean: bool
 
 
 @attrs.frozen

@@ -7,7 +7,8 @@ What holds of it:
   was stored last outlives a connection, because the retry comes on the next one: see `Recent`.
 - A line without a frame around it is text (`format = ascii`): given out as such and never answered. auditd reads such
   lines and throws them away.
-- No more is held than was fed and not yet taken, and at most MAX_PENDING messages wait for their answers.
+- No more is held than was fed and not yet taken, and at most MAX_PENDING messages wait for their answers and
+  MAX_OUT bytes of answers to be sent.
 """
 
 from __future__ import annotations
@@ -19,23 +20,26 @@ from typing import Final
 import attrs
 
 from audisp.errors import LocalProtocolError, RemoteProtocolError
+from audisp.wire.peer import STORES, Closed, Trouble
 from audisp.wire.rmw import (
     MAGIC_BYTES,
     MAX_PAYLOAD_IN,
     SUSPENDED_TEXT,
-    Closed,
     Frame,
     State,
     Type,
     cut_frame,
 )
-from audisp.wire.trouble import STORES, Trouble
 
 MAX_PENDING: Final = 1_024
 """Most messages that wait for their answers. audisp-remote has one; a client that does not wait gets no further."""
 
 MAX_FED: Final = 256 << 10
 """Most bytes that may be fed and not taken: a few reads of what a socket has. More is the caller's mistake."""
+
+MAX_OUT: Final = 64 << 10
+"""Bytes of answers that wait to be sent, beyond which nothing more is taken in: a client that asks for signs of life
+and never reads the answers gets no further."""
 
 ANSWERS: Final = {
     Trouble.DISK_LOW: (Type.DISKLOW, b""),
@@ -116,8 +120,8 @@ class RmwServer:
 
     @property
     def full(self) -> bool:
-        """True: `next` gives nothing, and nothing is to be fed, before something is answered."""
-        return len(self._pending) >= MAX_PENDING
+        """True: `next` gives nothing, and nothing is to be fed, before messages are answered and answers taken."""
+        return len(self._pending) >= MAX_PENDING or len(self._out) >= MAX_OUT
 
     @property
     def buffered(self) -> int:

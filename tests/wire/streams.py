@@ -2,12 +2,33 @@
 
 from __future__ import annotations
 
+import struct
 from typing import Any, Final
 
-from audisp.buffer.segment import ANCHOR, Frame
-from audisp.wire.native import DATA_MARK, DataFrame, Hello, Position, Receiver, Sender, Welcome
+import pytest
+
+from audisp.buffer.segment import ANCHOR, PREFIX_BYTES, Frame
+from audisp.errors import RemoteProtocolError
+from audisp.wire.native import (
+    DATA_MARK,
+    MAX_WEIGHT,
+    Breach,
+    DataFrame,
+    Hello,
+    Ping,
+    Position,
+    Receiver,
+    Refused,
+    Sender,
+    State,
+    Welcome,
+)
+from audisp.wire.native_map import read_map
+from audisp.wire.native_messages import MESSAGES, Message
+from audisp.wire.native_session import Session
 
 SPOOL: Final = bytes(range(16))
+HASH: Final = bytes(range(32))
 STAMP: Final = 1_700_000_000_000_000_000
 
 
@@ -61,3 +82,56 @@ def joined(position: Position | None = None, first: int = 1, **options: Any) -> 
     assert isinstance(welcome, Welcome)
     here.resume(None, 0.0)
     return here, there
+
+
+def said(session: Session[Any]) -> list[Message]:
+    """The control frames that a session has to send, decoded."""
+    data, found = session.take(), []
+    while data:
+        head = struct.unpack_from("<I", data, 8)[0]
+        kind = int.from_bytes(data[6:8], "little")
+        found.append(MESSAGES[kind].decode(read_map(data[PREFIX_BYTES : PREFIX_BYTES + head])))
+        data = data[PREFIX_BYTES + head :]
+    return found
+
+
+def refused(session: Session[Any], data: bytes) -> Breach:
+    """The breach that these bytes are; the session is then dead, and says why."""
+    session.take()
+    session.feed(data, 0.0)
+    with pytest.raises(RemoteProtocolError) as caught:
+        taken(session)
+    breach = caught.value
+    assert isinstance(breach, Breach)
+    assert session.state is State.DEAD
+    assert session.buffered == 0
+    assert session.deadline is None
+    assert said(session) == ([] if breach.silent else [Refused(breach.reason, str(breach))])
+    assert taken(session, Ping().encode()) == []
+    return breach
+
+
+def greeted(hello: Hello | None = None, **options: Any) -> Receiver:
+    """A receiver that has been greeted."""
+    receiver = Receiver(0.0, **options)
+    hello = hello or Hello(SPOOL, 1, 100)
+    assert taken(receiver, hello.encode()) == [hello]
+    return receiver
+
+
+def receiving(position: Position | None = None, **options: Any) -> Receiver:
+    """A receiver that streams."""
+    receiver = greeted(**options)
+    receiver.welcome(position, 0.0)
+    receiver.take()
+    return receiver
+
+
+def sending(position: Position | None = None, window: int = MAX_WEIGHT, frames: int = 1_024) -> Sender:
+    """A sender that streams."""
+    end = sender()
+    end.take()
+    welcome = Welcome(SPOOL, position, window, frames)
+    assert taken(end, welcome.encode()) == [welcome]
+    end.resume(None, 0.0)
+    return end

@@ -61,7 +61,7 @@ from audisp.wire.native_messages import (
     Troubled,
     Welcome,
 )
-from audisp.wire.trouble import Trouble
+from audisp.wire.peer import Trouble
 from tests.wire.streams import SPOOL, STAMP, chain, frame, lines
 
 HASH: Final = bytes(range(32))

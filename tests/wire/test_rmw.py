@@ -10,12 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from audisp.errors import LocalProtocolError, RemoteProtocolError
+from audisp.wire.peer import Closed, Trouble
 from audisp.wire.rmw import (
     CLIENT,
     MAX_PAYLOAD,
     MAX_PAYLOAD_IN,
     Answer,
-    Closed,
     Frame,
     Notice,
     Outcome,
@@ -27,7 +27,6 @@ from audisp.wire.rmw import (
     cut_frame,
 )
 from audisp.wire.rmw_server import Message, Recent, Retry, RmwServer
-from audisp.wire.trouble import Trouble
 
 RECORD: Final = b"type=SYSCALL msg=audit(1.000:1): a=b\n"
 ACK: Final = Frame(Type.ACK, 2).encode()

@@ -9,9 +9,11 @@ from typing import Final
 import pytest
 
 from audisp.errors import LocalProtocolError, RemoteProtocolError
-from audisp.wire.rmw import MAX_PAYLOAD_IN, Closed, Frame, State, Type
+from audisp.wire.peer import Closed, Trouble
+from audisp.wire.rmw import MAX_PAYLOAD_IN, Frame, State, Type
 from audisp.wire.rmw_server import (
     MAX_FED,
+    MAX_OUT,
     MAX_PENDING,
     Event,
     Heartbeat,
@@ -21,7 +23,6 @@ from audisp.wire.rmw_server import (
     RmwServer,
     Text,
 )
-from audisp.wire.trouble import Trouble
 
 RECORD: Final = b"type=SYSCALL msg=audit(1.000:1): a=b\n"
 
@@ -206,6 +207,18 @@ def test_one_that_does_not_wait_gets_no_further() -> None:
     server.ack(MAX_PENDING)
     assert [server.next(), server.next()] == [Message(n, b"A\n") for n in (MAX_PENDING + 2, MAX_PENDING + 3)]
     assert server.next() == Closed(False)
+
+
+def test_one_that_never_reads_its_answers_gets_no_further() -> None:
+    server = RmwServer()
+    beat = message(2, b"", Type.HEARTBEAT)
+    for _ in range(MAX_OUT // len(beat) + 3):
+        server.feed(beat)
+        server.next()
+    assert server.full
+    assert server.buffered == 3 * len(beat)
+    assert len(server.take()) == MAX_OUT
+    assert [server.next(), server.next(), server.next(), server.next()] == [Heartbeat(2)] * 3 + [None]
 
 
 def test_nobody_feeds_without_end() -> None:

@@ -1,9 +1,11 @@
-"""What a collector tells a sender about itself: the same words for both protocols."""
+"""What a peer tells about itself, in the same words for both protocols: trouble at a collector, and the end."""
 
 from __future__ import annotations
 
 from enum import StrEnum
 from typing import Final
+
+import attrs
 
 
 class Trouble(StrEnum):
@@ -25,3 +27,11 @@ STORES: Final = frozenset({Trouble.DISK_LOW, Trouble.WARNING})
 
 PAUSES: Final = frozenset({Trouble.DISK_FULL, Trouble.DISK_ERROR, Trouble.SUSPENDED})
 """Troubles under which it stores nothing and may be well again without a new connection."""
+
+
+@attrs.frozen
+class Closed:
+    """The peer closed the connection. clean: no frame was cut, and nobody waits for anything: in the C programs'
+    protocol no message was without its answer, in ours a goodbye was said."""
+
+    clean: bool
