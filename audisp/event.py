@@ -383,7 +383,7 @@ class Batch(Block):
     all who do.
     """
 
-    __slots__ = ("_events", "_once", "contexts", "marks", "reader")
+    __slots__ = ("_events", "_once", "contexts", "found", "marks", "reader")
 
     def __init__(
         self,
@@ -400,6 +400,8 @@ class Batch(Block):
         self.reader = reader
         self.marks = marks
         self.contexts: list[Any] | None = None
+        self.found: list[Run] | None = None
+        """The batch's runs, for who looks at its events at once; they hold its bytes a second time."""
         self._events: list[Event] | None = None
         self._once: dict[object, Any] | None = None
 
@@ -411,8 +413,9 @@ class Batch(Block):
             marks, origin, arrived, reader = self.marks or {}, self.source, self.arrived, self.reader
             found = [
                 Event(lines, node, head, marks.get(at, 0) if head else NO_STAMP, origin, arrived, reader)
-                for at, (lines, node, head) in enumerate(runs(self.data))
+                for at, (lines, node, head) in enumerate(self.found or runs(self.data))
             ]
+            self.found = None
             if self.contexts is not None:
                 for event, context in zip(found, self.contexts, strict=False):
                     event.context = context

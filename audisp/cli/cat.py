@@ -55,7 +55,7 @@ class Catting:
         self._write = write
         self._pick = pick
         self._verbatim = getattr(shape, "name", "") == "raw"
-        self._assembler = Assembler("cat", RecordReader(), recorded=True)
+        self._assembler = Assembler("cat", RecordReader(), recorded=True, at_once=True)
         self.events = 0
         """Written, where each has to be looked at; else batches."""
         self.rejected = 0

@@ -103,6 +103,7 @@ class Assembler:
     """Assembles one source's stream. Not thread-safe: the owner holds a lock around every call.
 
     source: the origin's name, part of every event's identity. timeout: seconds. recorded: the stream is a file's.
+    at_once: each batch is looked at before the next is made, and nobody keeps it.
     """
 
     def __init__(
@@ -112,6 +113,7 @@ class Assembler:
         *,
         timeout: float = TIMEOUT,
         recorded: bool = False,
+        at_once: bool = False,
         max_events: int = MAX_EVENTS,
         max_bytes: int = MAX_BYTES,
     ) -> None:
@@ -123,6 +125,7 @@ class Assembler:
         self.open_records = 0
         self._max_events, self._max_bytes = max_events, max_bytes
         self._recorded = recorded
+        self._at_once = at_once
         # In order of their last record, so that the first is the one to time out next.
         self._open: dict[Key, _Open] = {}
         self._gone: set[Key] = set()
@@ -197,9 +200,12 @@ class Assembler:
         if untouched:
             counts.records_out += block.records
             counts.events += len(out)
-            return Batch(
+            batch = Batch(
                 block.data, block.records, block.source, block.arrived, self.reader, _marks(out), spooled=block.spooled
             )
+            if self._at_once:
+                batch.found = found
+            return batch
         return self._batch(out, block.arrived)
 
     def tick(self, now: float) -> Batch | None:
