@@ -18,6 +18,7 @@ from audisp.dispatch.intake import Intake
 from audisp.dispatch.stage import Stage, Wanted
 from audisp.event import Batch, as_batch
 from audisp.parse.enriched import Enricher
+from audisp.parse.filter import Selection
 from audisp.parse.interpret import Names
 from audisp.parse.record import RecordReader
 from audisp.record import Block
@@ -65,11 +66,12 @@ class Router:
         """The same for those that want events."""
         full: Full | None = None
         wanted = self.wanted
+        picks: dict[Selection, Batch | None] = {}
         for each in wanted:
             intake = each.intake
             if intake is beside:
                 continue
-            picked = each.pick(batch)
+            picked = each.pick(batch, picks)
             rest = None if picked is None else intake.offer(picked, wait)
             if rest is not None:
                 if full is None:

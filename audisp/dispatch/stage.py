@@ -38,12 +38,15 @@ class Wanted:
     intake: Intake
     selection: Selection | None = None
 
-    def pick(self, batch: Batch) -> Batch | None:
-        """What of the batch is offered to the plugin; the rest is entered as filtered."""
-        if self.selection is None:
-            return batch
+    def pick(self, batch: Batch, picked: dict[Selection, Batch | None]) -> Batch | None:
+        """What of the batch is offered to the plugin; the rest is entered as filtered. picked: what the same filters
+        of other plugins have found in this batch; not kept with it, or a slow plugin's queue would hold it too."""
         selection = self.selection
-        kept = batch.once(selection, selection.pick)
+        if selection is None:
+            return batch
+        if selection not in picked:
+            picked[selection] = selection.pick(batch)
+        kept = picked[selection]
         left_out = batch.records - (0 if kept is None else kept.records)
         if left_out:
             self.intake.filter_out(left_out)
