@@ -136,7 +136,7 @@ def growth(sizes: list[int]) -> int:
 
 
 def handshakes(folder: Path, seed: int, count: int) -> Result:
-    """For `make soak`: 10,000 handshakes take about a minute."""
+    """For `make soak`: 10,000 take some seconds."""
     crowd, sizes = run(folder, seed, count)
     result = Result("handshakes", seed)
     result.figures = {f"connections, {kind}": number for kind, number in crowd.counts.items()}
