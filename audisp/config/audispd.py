@@ -60,7 +60,7 @@ class AudispdConf:
     """audispd.conf. Sizes are bytes (K, M, G in the file), times are seconds."""
 
     source: tuple[str, ...] = key(("netlink",), repeat=True, rest=True)
-    """netlink, multicast, unix:PATH, stdin, file:PATH, follow:PATH; once per source. The option --source replaces all."""
+    """netlink, multicast, unix:PATH, stdin, file:PATH, follow:PATH; once each; the option --source replaces all."""
     runtime_dir: Path = key(Path("/run/audisp"), read=_folder)
     """Folder of the control socket, the state file and whatever else lives as long as the process."""
     state_dir: Path = key(Path("/var/lib/audisp"), read=_folder)

@@ -175,9 +175,9 @@ def _once(entry: Entry, known: Mapping[bytes, Entry], keys: dict[bytes, int]) ->
     """Raises ParseError if the name or the key file stands in an earlier line."""
     earlier = known.get(entry.name)
     if earlier is not None:
+        shown = f"'{'*' * entry.suffix}{terminal_safe(entry.name, SHOWN)}'"
         raise ParseError(
-            f"'{'*' * entry.suffix}{terminal_safe(entry.name, SHOWN)}' is in line {earlier.line} already; for a second key of the same "
-            "host write NAME#1, NAME#2, ..."
+            f"{shown} is in line {earlier.line} already; for a second key of the same host write NAME#1, NAME#2, ..."
         )
     if entry.key is not None and keys.setdefault(entry.key, entry.line) != entry.line:
         raise ParseError(f"its key file is that of line {keys[entry.key]}: each identity needs a key of its own")

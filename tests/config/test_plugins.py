@@ -353,7 +353,7 @@ HOST = [
     ("spill_bytes = 1M", "spill_bytes", 1 << 20),
     ("spill_min_free = 0", "spill_min_free", 0),
     ("filter_keep = uid r= 0", "filter_keep", ("uid r= 0",)),
-    ("filter_keep = uid r= 0\nfilter_keep = key r= \"a  b\"", "filter_keep", ("uid r= 0", 'key r= "a  b"')),
+    ('filter_keep = uid r= 0\nfilter_keep = key r= "a  b"', "filter_keep", ("uid r= 0", 'key r= "a  b"')),
     ("filter_drop = ! (exe r= x || \\record_type == CWD)", "filter_drop", ("! (exe r= x || \\record_type == CWD)",)),
     ("shape = ECS", "shape", "ecs"),
     ("shape = laurel\nshape_version = 0.8", "shape_version", "0.8"),

@@ -188,8 +188,10 @@ async def test_a_reload_turns_filters_and_shapes_on_and_off_and_loses_nothing(wo
             engine.ask("reload")
             wanted = ("text" if "shape" in extra else None, ("uid r= 0",) if "filter" in extra else ())
             await until(
-                lambda: (entry(engine, "a").conf.shape, entry(engine, "a").conf.filter_drop) == wanted  # noqa: B023
-                and entry(engine, "a").runner.state == "running"
+                lambda: (
+                    (entry(engine, "a").conf.shape, entry(engine, "a").conf.filter_drop) == wanted  # noqa: B023
+                    and entry(engine, "a").runner.state == "running"
+                )
             )
             await feed.lines(*EXEC, *OPEN)
         await until(lambda: feed.books.routed == 25)
