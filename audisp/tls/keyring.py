@@ -234,15 +234,19 @@ def _load(files: KeyFiles) -> _Keys:
         raise ConfigErrors(errors)
     if errors:
         raise errors[0]
-    if own and shared is not None:
+    if shared is not None and acl is not None and any(entry.key is not None for entry in acl.entries):
+        shared = None
         notices.append(f"{files.shared}: is not used, since the lines of {files.acl} have keys of their own")
     return _Keys(acl, shared.key if shared else None, own, master.key if master else None, tuple(notices))
 
 
 def _lines_problems(acl: AccessList, files: KeyFiles) -> list[ConfigError]:
-    """Lines that do not go together, or not with the settings (upstream.md section 6; suffixes are ours)."""
+    """Lines that do not go together, or not with the settings (upstream.md section 6; suffixes and epochs are ours)."""
     entries = acl.entries
-    without = [entry for entry in entries if entry.key is None]
+    keyed = [entry for entry in entries if entry.key is not None]
+    # A host may have keys of later epochs only: `web1 enabled` beside `web1#2 enabled key=/path`.
+    hosts = {host for host, epoch in (split_epoch(entry.name) for entry in keyed) if epoch}
+    without = [entry for entry in entries if entry.key is None and (entry.suffix or entry.name not in hosts)]
 
     def error(entry: Entry, message: str) -> list[ConfigError]:
         shown = "*" * entry.suffix + terminal_safe(entry.name)
@@ -257,7 +261,7 @@ def _lines_problems(acl: AccessList, files: KeyFiles) -> list[ConfigError]:
     for entry in without:
         if entry.suffix:
             return error(entry, "is a suffix: keys for whoever it admits are derived, so set tls_psk_master")
-    if without and len(without) < len(entries):
+    if without and keyed:
         return error(
             without[0], "has no key=, and other lines have: all must have one, or none (or set tls_psk_master)"
         )

@@ -123,6 +123,13 @@ def test_rotation_of_a_hosts_own_key(keys: Path) -> None:
     ring.reload()
     # Without a line for web1 it is a name like any other, as it would be upstream.
     assert ring.lookup(b"web1#2") == Found(b"web1#2", 0, Verdict.ENABLED, OTHER)
+    # So the host keeps its line, without the key that it had.
+    put_acl(acl, "web1 enabled", f"web1#2 enabled key={keys}/web1.2.key", f"web2 enabled key={keys}/one")
+    for shared in (None, keys / "two"):
+        ring = KeyRing(KeyFiles(acl, shared=shared))
+        assert ring.lookup(b"web1#2") == Found(b"web1", 2, Verdict.ENABLED, OTHER)
+        assert ring.lookup(b"web1") == Found(b"web1", 0, Verdict.NO_KEY)
+        assert ring.lookup(b"web1#3") == Found(b"web1", 3, Verdict.NO_KEY)
 
 
 @pytest.mark.parametrize(
