@@ -52,6 +52,8 @@ LIB_SSL: Final = 20
 """ERR_LIB_SSL: which library of OpenSSL an error is of."""
 ALERT_OFFSET: Final = 1_000
 """SSL_AD_REASON_OFFSET: the reason of an error is this plus the number of the alert that the peer sent."""
+ALERTS: Final = 256
+"""An alert is one byte; reasons beyond are of OpenSSL's other kinds."""
 R_CERTIFICATE_VERIFY_FAILED: Final = 134
 R_HTTP_REQUEST: Final = 156
 R_BINDER_DOES_NOT_VERIFY: Final = 253

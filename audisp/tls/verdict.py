@@ -15,6 +15,7 @@ REFUSALS: Final = frozenset((20, 40, 47, 49, 51, 80, 115))
 """Alerts by which servers refuse a client's identity or key: OpenSSL 3 and 4 (40, 47, 51), its callbacks (80), GnuTLS
 (20, 40, 51), unknown_psk_identity of RFC 8446 (115), access_denied (49)."""
 NOT_TLS: Final = frozenset((openssl.R_HTTP_REQUEST, openssl.R_WRONG_VERSION_NUMBER))
+_ALERT_REASONS: Final = frozenset(range(openssl.ALERT_OFFSET, openssl.ALERT_OFFSET + openssl.ALERTS))
 SHOWN: Final = 255
 """Columns of an identity in a message: all of a valid one."""
 
@@ -30,11 +31,11 @@ def explain(lib: OpenSSL, code: int, errno: int, attempt: Attempt, *, server: bo
         return LocalTLSError("handshake-error" if shaking else "tls-error", f"libssl stopped {where} with code {code}")
     words = "; ".join(text for _, _, text in errors)
     reasons = {reason for library, reason, _ in errors if library == openssl.LIB_SSL}
-    alerts = [reason - openssl.ALERT_OFFSET for reason in sorted(reasons) if reason > openssl.ALERT_OFFSET]
+    alerts = sorted(reasons & _ALERT_REASONS)
     if openssl.R_UNEXPECTED_EOF_WHILE_READING in reasons:
         return RemoteTLSError("cut-off", f"the peer has closed the connection {where}, without TLS's own end")
     if alerts:
-        return _alert(lib, alerts[0], where, server=server, shaking=shaking)
+        return _alert(lib, alerts[0] - openssl.ALERT_OFFSET, where, server=server, shaking=shaking)
     if not shaking:
         return RemoteTLSError("tls-error", f"the peer has sent what TLS does not allow: {words}")
     if reasons & NOT_TLS:

@@ -100,6 +100,14 @@ async def test_our_log_tells_them_apart(library: OpenSSL) -> None:
     ]
 
 
+async def test_an_error_inside_libssl_is_no_alert(library: OpenSSL) -> None:
+    """It sends no empty identity, and says so by an error whose number is larger than those of alerts."""
+    near, _ = await shake(*ends(pretender(b"", KEY, library), server(library=library)))
+    assert near is not None
+    assert near.reason == "handshake-error"
+    assert "internal error" in str(near)
+
+
 async def test_a_lookup_never_gets_more_than_it_must(library: OpenSSL) -> None:
     seen: list[int] = []
 
