@@ -73,7 +73,6 @@ class Reason(StrEnum):
     DIVERGED = "diverged"
     FORGED = "forged"
     FRAME = "frame"
-    GAP = "gap"
     HOLE = "hole"
     IDENTITY = "identity"
     IDLE = "idle"
