@@ -28,6 +28,7 @@ from audisp.parse.stream import Reader
 from audisp.record import Block
 from audisp.shapes.registry import SHAPES, make_shape
 from audisp.shapes.shape import Nobody, ShapeSettings
+from tests.wire import fuzz_targets as wire
 
 LONGEST: Final = 16_384
 """Bytes of an input that are looked at: no record is longer."""
@@ -259,6 +260,10 @@ TARGETS: Final[dict[str, Callable[[bytes], None]]] = {
     "interpret": meaning,
     "filter": expression,
     "enriched-form": enriched,
+    "wire-native-receiver": wire.native_receiver,
+    "wire-native-sender": wire.native_sender,
+    "wire-rmw-server": wire.rmw_server,
+    "wire-rmw-client": wire.rmw_client,
     **{f"shape-{name}": _shape(name) for name in SHAPES},
     **{f"shape-{name}-{version}": _shape(name, version) for name in SHAPES for version in SHAPES[name][1:]},
 }
