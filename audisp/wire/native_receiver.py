@@ -25,17 +25,15 @@ from audisp.wire.native_messages import (
     VERSIONS,
     WINDOW,
     Ack,
-    Bye,
     Hello,
     Message,
     Ping,
-    Refused,
     Troubled,
     Welcome,
 )
 from audisp.wire.native_session import Session
 from audisp.wire.native_states import FROM_SENDER, RECEIVER, Signal, State, signal_of
-from audisp.wire.peer import Closed, Trouble
+from audisp.wire.peer import Trouble
 
 
 @attrs.frozen(eq=False)
@@ -70,9 +68,6 @@ class Hole:
 
     expected: int
     got: int
-
-
-Event = Hello | Accepted | Duplicate | Hole | Ping | Bye | Refused | Closed
 
 
 @attrs.frozen

@@ -16,10 +16,9 @@ import attrs
 
 from audisp.buffer.segment import ANCHOR
 from audisp.wire.native_frames import DATA_MARK, Breach, DataFrame, Position, Reason, gap_frame
-from audisp.wire.native_messages import IDLE, Ack, Bye, Hello, Message, Ping, Refused, Troubled, Welcome
+from audisp.wire.native_messages import IDLE, Ack, Bye, Hello, Message, Ping, Troubled, Welcome
 from audisp.wire.native_session import Session
 from audisp.wire.native_states import FROM_RECEIVER, SENDER, Signal, State, signal_of
-from audisp.wire.peer import Closed
 
 
 @attrs.frozen
@@ -28,9 +27,6 @@ class Acknowledged:
 
     upto: int
     frames: int
-
-
-Event = Welcome | Acknowledged | Troubled | Ping | Refused | Bye | Closed
 
 
 @attrs.frozen
@@ -42,8 +38,9 @@ class _UnderWay:
 class Sender(Session[Welcome | Acknowledged | Troubled]):
     """The sending end of one connection; it greets at once.
 
-    spool: 16 bytes that name the stream. first: number of the oldest record that the spool has. following: number of
-    the record that it will get next. idle: seconds of silence after which the collector is taken for dead.
+    spool: 16 bytes that name the stream. first: number of the first record of the oldest frame that the spool has,
+    equal to `following` if it has none. following: number after the last record that is on disk, synced. idle:
+    seconds of silence after which the collector is taken for dead.
     """
 
     def __init__(
@@ -51,8 +48,8 @@ class Sender(Session[Welcome | Acknowledged | Troubled]):
     ) -> None:
         super().__init__(SENDER, FROM_RECEIVER, State.FRESH, now, idle)
         self.following = following
-        """Number of the record that the spool will get next; the caller keeps it up to date, for the collector to
-        know how far behind it is."""
+        """Number after the last record that is on disk; the caller keeps it up to date, for the collector to know how
+        far behind it is."""
         self.under_way = 0
         """Weight of what was sent and not acknowledged."""
         self._hello = Hello(spool, first, following, idle, software)

@@ -137,7 +137,7 @@ class Session(ABC, Generic[EventT]):
         """Our sign of life."""
 
     def _take_frame(self) -> EventT | Ping | Refused | Bye | None:
-        while not self.over:
+        while True:
             row = self._table[self.state]
             if self.state in (State.ASKED, State.RESUMING):
                 # The caller's turn. A peer may say a word of its own meanwhile, and no more.
@@ -158,7 +158,6 @@ class Session(ABC, Generic[EventT]):
             event = self._on_data(raw) if kind is FrameType.DATA else self._on_control(kind, raw)
             if event is not None:
                 return event
-        return None
 
     def _on_control(self, kind: FrameType, raw: bytes) -> EventT | Ping | Refused | Bye | None:
         try:
@@ -184,7 +183,6 @@ class Session(ABC, Generic[EventT]):
 
     def _say(self, message: Message) -> None:
         """Send it; of what is still to be sent, the newest of each type is enough."""
-        self._newest.pop(message.TYPE, None)
         self._newest[message.TYPE] = message.encode()
 
     def _break(self, breach: Breach) -> Breach:

@@ -77,6 +77,13 @@ def test_a_collector_that_never_heard_of_the_stream() -> None:
     assert (end.frames, end.under_way) == (0, 0)
 
 
+def test_the_place_of_the_welcome_is_acknowledged() -> None:
+    # A collector that sees a duplicate says again what is on disk, though nothing was stored in this session.
+    end = sending(Position(4, HASH))
+    assert taken(end, Ack(Position(4, HASH)).encode()) == []
+    assert refused(end, Ack(Position(3, HASH)).encode()).reason is Reason.FORGED
+
+
 def test_one_acknowledgement_for_many_frames() -> None:
     end = sending()
     frames = chain(*[1] * 10)
