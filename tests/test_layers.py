@@ -65,7 +65,7 @@ _config = Room(PURE | {"config", "plugin"}, frozenset({"attrs"}), NETWORK | {"su
 _shell_packages = _plugin.packages | {"trio"}
 _sources = Room(PURE | {"plugin", "config", "sources"}, _shell_packages)
 _engine = attrs.evolve(_sources, ours=_sources.ours | {"dispatch", "collector", "enrich", "search", "tls"})
-_everything = _engine.ours | {"testing"}
+_everything = _engine.ours | {"testing", "remote"}
 
 ROOMS: Final = {
     **dict.fromkeys(LOW, _low),
@@ -78,6 +78,8 @@ ROOMS: Final = {
     "tls": attrs.evolve(_sources, ours=PURE | {"config", "tls"}, packages=_shell_packages),
     "dispatch": _engine,
     "collector": attrs.evolve(_engine, packages=_shell_packages | {"cryptography"}),
+    # The sender is a program of its own, with the spool, the log and the actions of the dispatcher.
+    "remote": attrs.evolve(_sources, ours=_sources.ours | {"dispatch", "tls", "remote"}),
     "search": _engine,
     "testing": Room(_everything, _shell_packages | {"pytest", "hypothesis"}),
     "cli": Room(_everything | {"cli"}, _shell_packages),

@@ -24,6 +24,13 @@ def audispd() -> int:
     return _start("audisp.cli.audispd")
 
 
+def audisp_remote() -> int:
+    """The script `audisp-remote`."""
+    for number in EARLY:
+        signal.signal(number, signal.SIG_IGN)
+    return _start("audisp.cli.remote")
+
+
 def audisp() -> int:
     """The script `audisp`."""
     return _start("audisp.cli.audisp")
