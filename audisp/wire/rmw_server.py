@@ -112,11 +112,8 @@ class RmwServer:
         self._out = bytearray()
         self._closed = False
         self._pending: deque[_Pending] = deque()
-
-    @property
-    def pending(self) -> int:
+        self.pending = 0
         """Messages that wait for an answer, retries of them left out."""
-        return sum(not each.retry for each in self._pending)
 
     @property
     def full(self) -> bool:
@@ -219,12 +216,14 @@ class RmwServer:
         if last is not None:
             repeated = (last.sequence, last.digest) == (frame.sequence, digest)
             self._pending.append(_Pending(frame.sequence, digest, repeated))
+            self.pending += not repeated
         else:
             repeated = (self.recent.sequence, self.recent.digest) == (frame.sequence, digest)
             if repeated:
                 self._out += Frame(Type.ACK, frame.sequence).encode()
             else:
                 self._pending.append(_Pending(frame.sequence, digest))
+                self.pending += 1
         return Retry(frame.sequence) if repeated else Message(frame.sequence, record, frame.type)
 
     def _cut_text(self) -> Text | None:
@@ -239,6 +238,7 @@ class RmwServer:
 
     def _answer(self, kind: Type, text: bytes, *, stored: bool) -> None:
         first = self._pending.popleft()
+        self.pending -= 1
         if stored:
             self.recent.sequence, self.recent.digest = first.sequence, first.digest
         answers = Frame(kind, first.sequence, text).encode()
