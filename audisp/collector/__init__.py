@@ -1,0 +1,1 @@
+"""The collector: its store, and the listener in front of it."""

@@ -1,0 +1,73 @@
+"""What a frame's records say of themselves, as far as the store keeps it beside them: the seconds of their stamps, and
+the nodes that they name. Pure.
+
+Both are looked at once for each frame on its way in, so they are made to cost a tenth of packing it: where all records
+of a frame are alike, as they nearly always are, nothing is done for each record.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from audisp.buffer.segment import MAX_NUMBER
+from audisp.record import STAMP
+
+MAX_NODES: Final = 8
+"""Node names kept of one frame, and of one stream. A host has one; what more than one means is said after two."""
+
+MAX_NODE: Final = 64
+"""Columns of a node name that are kept: HOST_NAME_MAX. A longer one is cut."""
+
+_SECONDS: Final = re.compile(rb"^(?:node=[^ \n]+ )?type=[^ \n]+ msg=audit\((\d{1,20})\.\d{1,3}:\d", re.M)
+_NODE: Final = re.compile(rb"^node=([^ \n]+) type=", re.M)
+_BEFORE: Final = b" msg=audit("
+
+
+def seconds(data: bytes, records: int) -> tuple[int, int]:
+    """First and last second, since the epoch, that stamps of these records can have; it may be a longer time than they
+    do have, never a shorter one. 0 and MAX_NUMBER if a record has no stamp.
+
+    A record that spells out a stamp in its text can only make the answer slower. (To be left out of it, a record would
+    have to stand between two whose stamps begin alike, begin otherwise itself, and have a neighbour that spells out
+    the very stamp that it lacks.)
+    """
+    first = STAMP.match(data)
+    last = STAMP.match(data, data.rfind(b"\n", 0, len(data) - 1) + 1)
+    if first is None or last is None:
+        return 0, MAX_NUMBER
+    begin, end = first[1], last[1]
+    if records == 1:
+        return _bounded(begin, begin)
+    shared = 0
+    if len(begin) == len(end):
+        while shared < len(begin) and begin[shared] == end[shared]:
+            shared += 1
+    if shared and data.count(_BEFORE + begin[:shared]) == records:
+        rest = len(begin) - shared
+        return _bounded(begin[:shared] + b"0" * rest, begin[:shared] + b"9" * rest)
+    found = _SECONDS.findall(data)
+    if len(found) < records:
+        return 0, MAX_NUMBER
+    numbers = {*map(int, set(found))}
+    return min(min(numbers), MAX_NUMBER), min(max(numbers), MAX_NUMBER)
+
+
+def _bounded(low: bytes, high: bytes) -> tuple[int, int]:
+    return min(int(low), MAX_NUMBER), min(int(high), MAX_NUMBER)
+
+
+def nodes(data: bytes, records: int) -> tuple[str, ...]:
+    """The different nodes that these records name, in order; more than MAX_NODES are not looked for. Text that is no
+    ASCII is escaped, and each is cut to MAX_NODE columns."""
+    if b"node=" not in data:
+        return ()
+    if data.startswith(b"node="):
+        start = data[: data.find(b" ") + 1]
+        if start and data.count(b"\n" + start) == records - 1:
+            return (_name(start[5:-1]),)
+    return tuple(dict.fromkeys(_name(each) for each in dict.fromkeys(_NODE.findall(data))))[:MAX_NODES]
+
+
+def _name(found: bytes) -> str:
+    return found[:MAX_NODE].decode("ascii", "backslashreplace")[:MAX_NODE]
