@@ -44,7 +44,8 @@ class Remote(Daemon):
         self.spool, self.state_file = folder / "spool", folder / "remote.state"
         folder.mkdir(exist_ok=True)
         self.conf = folder / "audisp-remote.conf"
-        self.set(
+        self.keys: dict[str, Any] = {}
+        self.change(
             **{
                 "remote_server": "127.0.0.1",
                 "queue_file": folder / "remote.log",
@@ -62,9 +63,10 @@ class Remote(Daemon):
         super().__init__(argv, folder, "remote")
         self.feed: socket.socket | None = None
 
-    def set(self, **conf: Any) -> None:
-        """Write its configuration."""
-        self.conf.write_text("".join(f"{key} = {value}\n" for key, value in conf.items()))
+    def change(self, **conf: Any) -> None:
+        """Write its configuration, with other values for these keys."""
+        self.keys |= conf
+        self.conf.write_text("".join(f"{key} = {value}\n" for key, value in self.keys.items()))
         self.conf.chmod(0o640)
 
     def start(self) -> Remote:

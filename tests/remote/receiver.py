@@ -1,0 +1,131 @@
+"""A collector of a few lines: the native protocol's receiving end over TLS, with its store in memory.
+
+It stores a frame and then acknowledges, as it must; and it can be told to cut connections, to be slow, to tell of
+trouble, or not to know the protocol.
+"""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Final
+
+import attrs
+import trio
+
+from audisp.errors import ProtocolError
+from audisp.parse.psk import Key
+from audisp.tls.stream import TLSStream
+from audisp.wire.native import ALPN, Accepted, Bye, Duplicate, Gap, Hello, Position, Receiver, Trouble
+from tests.tls.ends import KEY, WEB1, server
+from tests.tls.files import put_key
+
+PATIENCE: Final = 60.0
+
+
+@attrs.define(eq=False)
+class Kept:
+    """What is stored of one stream."""
+
+    data: bytearray = attrs.field(factory=bytearray)
+    position: Position | None = None
+    gaps: list[Gap] = attrs.field(factory=list)
+
+
+@attrs.define(eq=False)
+class Store:
+    """port: to listen at; 0: any. cut: chance that a connection is cut at a read. chance: for that."""
+
+    port: int = 0
+    keys: dict[bytes, Key | str] = attrs.field(factory=lambda: {WEB1: KEY})
+    alpn: tuple[bytes, ...] = (ALPN,)
+    cut: float = 0.0
+    chance: random.Random = attrs.field(factory=random.Random)
+    streams: dict[bytes, Kept] = attrs.field(factory=dict)
+    connections: int = 0
+    cuts: int = 0
+    duplicates: int = 0
+    byes: int = 0
+    errors: list[str] = attrs.field(factory=list)
+    trouble: Trouble | None = None
+    stores: bool = True
+    """False: it takes frames, and neither stores nor acknowledges them."""
+    scopes: list[trio.CancelScope] = attrs.field(factory=list)
+
+    async def serve(self, *, task_status: trio.TaskStatus[int] = trio.TASK_STATUS_IGNORED) -> None:
+        """Listen until cancelled."""
+        listeners = await trio.open_tcp_listeners(self.port, host="127.0.0.1")
+
+        async def one(plain: trio.SocketStream) -> None:
+            with trio.CancelScope() as scope:
+                self.scopes.append(scope)
+                async with TLSStream(plain, server(self.keys, self.alpn)) as stream:
+                    try:
+                        await stream.handshake(PATIENCE)
+                        self.connections += 1
+                        await self._converse(stream)
+                    except (ProtocolError, trio.BrokenResourceError, trio.ClosedResourceError) as error:
+                        self.errors.append(str(error))
+
+        async with trio.open_nursery() as nursery:
+            self.port = listeners[0].socket.getsockname()[1]
+            nursery.start_soon(trio.serve_listeners, one, listeners)
+            task_status.started(self.port)
+
+    def drop_all(self) -> None:
+        """End every connection."""
+        for scope in self.scopes:
+            scope.cancel()
+        self.scopes.clear()
+
+    async def _converse(self, stream: TLSStream) -> None:
+        session = Receiver(trio.current_time())
+        kept = Kept()
+        while not session.over:
+            if self.chance.random() < self.cut:
+                self.cuts += 1
+                return
+            session.feed(await stream.receive_some(self.chance.randrange(1, 65_536)), trio.current_time())
+            while (event := session.next()) is not None:
+                match event:
+                    case Hello():
+                        kept = self.streams.setdefault(event.spool, Kept())
+                        if self.trouble is not None:
+                            session.trouble(self.trouble, "as the test wants it")
+                        session.welcome(kept.position, trio.current_time())
+                    case Accepted() if self.stores:
+                        kept.data += event.data
+                        kept.position = event.frame.after
+                        if event.frame.gap is not None:
+                            kept.gaps.append(event.frame.gap)
+                        session.stored(event.frame.after)
+                    case Duplicate():
+                        self.duplicates += 1
+                    case Bye():
+                        self.byes += 1
+                        await stream.send_all(session.take())
+                        return
+            out = session.take()
+            if out and self.chance.random() < self.cut:
+                # Stored, and the acknowledgement never arrives.
+                self.cuts += 1
+                return
+            await stream.send_all(out)
+
+    @property
+    def data(self) -> bytes:
+        """What is stored of the only stream."""
+        (kept,) = self.streams.values() if self.streams else (Kept(),)
+        return bytes(kept.data)
+
+
+def tls_conf(folder: Path) -> dict[str, object]:
+    """Settings for a client with the key."""
+    folder.mkdir(exist_ok=True)
+    return {
+        "transport": "tls",
+        "tls_psk_identity": WEB1.decode(),
+        "tls_psk_file": put_key(folder / "key", KEY),
+        "network_retry_time": 1,
+        "max_time_per_record": 10,
+    }

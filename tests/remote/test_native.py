@@ -1,0 +1,228 @@
+"""The program audisp-remote to a receiver of the native protocol: every record once, whatever dies or breaks."""
+
+from __future__ import annotations
+
+import random
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+import trio
+
+from audisp.parse.psk import Key
+from audisp.wire.native import Trouble
+from tests.e2e.remotes import Remote, free_port, numbered, numbers_in
+from tests.remote.receiver import Store, tls_conf
+from tests.tls.ends import OTHER, WEB1
+
+pytestmark = pytest.mark.timeout(180, func_only=True)
+
+PATIENCE: Final = 60.0
+SEED: Final = 8_086
+
+
+async def until(what: Callable[[], object], message: str) -> None:
+    """Until it is so; AssertionError with the message after PATIENCE."""
+    end = trio.current_time() + PATIENCE
+    while not what():
+        assert trio.current_time() < end, message
+        await trio.sleep(0.02)
+
+
+class Running(Remote):
+    """As Remote, for tests that serve it in the same thread: nothing of it waits in the loop."""
+
+    def _await_ready(self) -> None:
+        """Not here."""
+
+    async def ready(self) -> None:
+        await until(lambda: self.state().get("pid") == str(self.pid), f"it is up: {self.said()}")
+
+    async def put(self, data: bytes) -> None:
+        await trio.to_thread.run_sync(self.write, data)
+
+    async def shows(self, key: str, value: str) -> None:
+        """Until the state file says so."""
+
+        end = trio.current_time() + PATIENCE
+        while (await trio.to_thread.run_sync(self.fresh_state)).get(key) != value:
+            assert trio.current_time() < end, f"{key} = {value}: {self.state()}\n{self.said()}"
+            await trio.sleep(0.05)
+
+    async def over(self) -> int | None:
+        await until(lambda: self.ended() is not None, f"it ends: {self.said()}")
+        return self.ended()
+
+
+def remote(folder: Path, port: int, **conf: Any) -> Running:
+    return Running(folder, port=port, **(tls_conf(folder) | conf))
+
+
+async def test_every_record_arrives_once(tmp_path: Path, nursery: trio.Nursery) -> None:
+    store = Store()
+    port = await nursery.start(store.serve)
+    with remote(tmp_path / "remote", port) as sender:
+        await sender.ready()
+        for first in range(1, 20_001, 500):
+            await sender.put(numbered(first, 500))
+        await until(lambda: len(numbers_in(store.data)) >= 20_000, "all have arrived")
+        assert store.data == numbered(1, 20_000)
+        await sender.shows("waiting", "0")
+        state = sender.state()
+        assert (state["protocol"], state["sent"], state["accepted"]) == ("native", "20000", "20000")
+        assert state["cipher"].startswith("TLS_AES_128_GCM_SHA256")
+        sender.close_feed()
+        assert await sender.over() == 0
+    assert (store.connections, store.duplicates, store.byes) == (1, 0, 1)
+
+
+async def test_connections_cut_and_sender_killed(tmp_path: Path, nursery: trio.Nursery) -> None:
+    chance = random.Random(SEED)
+    store = Store(cut=0.05, chance=chance)
+    port = await nursery.start(store.serve)
+    sender = remote(tmp_path / "remote", port, network_retry_max=1)
+    total = 0
+    for _ in range(8):
+        with sender:
+            await sender.ready()
+            count = chance.randrange(500, 4_000)
+            for first in range(total + 1, total + count + 1, 100):
+                await sender.put(numbered(first, min(100, total + count + 1 - first)))
+            await sender.shows("unstored", "0")
+            await sender.shows("accepted", str(count))
+            total += count
+            await trio.sleep(chance.random() / 2)
+            sender.kill()
+    with sender:
+        await sender.ready()
+        await sender.shows("waiting", "0")
+        assert store.data == numbered(1, total)
+    assert store.cuts > 3
+    assert [kept.gaps for kept in store.streams.values()] == [[]]
+    assert "Traceback" not in sender.said()
+
+
+async def test_killed_while_it_accepts(tmp_path: Path, nursery: trio.Nursery) -> None:
+    """What was read and not yet stored is lost with the process; nothing comes twice, nothing out of order."""
+    chance = random.Random(SEED + 1)
+    store = Store()
+    port = await nursery.start(store.serve)
+    sender = remote(tmp_path / "remote", port)
+    total = 0
+    for _ in range(5):
+        with sender:
+            async with trio.open_nursery() as feeding:
+
+                async def feed() -> None:
+                    nonlocal total
+                    try:
+                        for _ in range(200):
+                            await sender.put(numbered(total + 1, 100))
+                            total += 100
+                    except OSError:
+                        total += 100
+
+                feeding.start_soon(feed)
+                await sender.ready()
+                await trio.sleep(chance.random() / 4)
+                sender.kill()
+                # Its own end of the feed is closed with it.
+    with sender:
+        await sender.ready()
+        await sender.put(numbered(total + 1, 1))
+        await until(lambda: numbers_in(store.data)[-1:] == [total + 1], "the last has come")
+    found = numbers_in(store.data)
+    assert found == sorted(set(found))
+    assert store.data == b"".join(numbered(n, 1) for n in found)
+
+
+async def test_a_server_without_the_key_or_with_another_gets_nothing(tmp_path: Path, nursery: trio.Nursery) -> None:
+    store = Store(keys={WEB1: OTHER})
+    port = await nursery.start(store.serve)
+    with remote(tmp_path / "remote", port) as sender:
+        await sender.ready()
+        await sender.put(numbered(1, 10))
+        await until(lambda: len(store.errors) > 2, "it has tried")
+        await sender.shows("accepted", "10")
+        assert sender.state()["waiting"] == "10"
+        key: Key | str = (tmp_path / "remote" / "key").read_text().strip()
+        assert str(key) not in sender.said()
+        assert "accepts neither this identity nor this key" in sender.said()
+
+
+async def test_trouble_keeps_records_until_it_is_over(tmp_path: Path, nursery: trio.Nursery) -> None:
+    store = Store(trouble=Trouble.DISK_FULL)
+    port = await nursery.start(store.serve)
+    with remote(tmp_path / "remote", port) as sender:
+        await sender.ready()
+        await sender.shows("trouble", "disk-full")
+        await sender.put(numbered(1, 10))
+        await sender.shows("waiting", "10")
+        assert store.data == b""
+        store.trouble = None
+        store.drop_all()
+        await until(lambda: store.data == numbered(1, 10), "it is well again")
+    assert "disk-full" in sender.said()
+
+
+async def test_fail_over_and_back(tmp_path: Path, nursery: trio.Nursery) -> None:
+    first, second = Store(port=free_port()), Store()
+    await nursery.start(second.serve)
+    conf = {"remote_server": f"127.0.0.1:{first.port} 127.0.0.1:{second.port}", "failback_time": 1}
+    with remote(tmp_path / "remote", 60, **conf) as sender:
+        await sender.ready()
+        await sender.put(numbered(1, 10))
+        await until(lambda: second.data == numbered(1, 10), "the second has them")
+        await nursery.start(first.serve)
+        await sender.shows("server", f"127.0.0.1:{first.port}")
+        await sender.shows("waiting", "0")
+        await sender.put(numbered(11, 10))
+        await until(lambda: first.data == numbered(11, 10), "the first has what came after")
+    assert second.data == numbered(1, 10)
+    # It knows nothing of the stream, which begins there.
+    assert [kept.gaps for kept in first.streams.values()] == [[]]
+
+
+async def test_never_falls_back_from_a_server_that_was_native(tmp_path: Path, nursery: trio.Nursery) -> None:
+    store = Store()
+    port = await nursery.start(store.serve)
+    sender = remote(tmp_path / "remote", port)
+    with sender:
+        await sender.ready()
+        await sender.shows("protocol", "native")
+    # The same server, without our protocol: restarted, and asked by a sender that was restarted too.
+    store.alpn = ()
+    store.drop_all()
+    with sender:
+        await sender.ready()
+        await sender.put(numbered(1, 10))
+        await until(lambda: "has spoken the native protocol before" in sender.said(), "it refuses")
+        await sender.shows("protocol", "none")
+        await sender.shows("waiting", "10")
+
+
+async def test_reload_suspend_and_resume(tmp_path: Path, nursery: trio.Nursery) -> None:
+    store = Store()
+    port = await nursery.start(store.serve)
+    folder = tmp_path / "remote"
+    sender = remote(
+        folder, free_port(), network_failure_action="suspend", startup_failure_action="ignore", max_tries_per_record=1
+    )
+    with sender:
+        await sender.ready()
+        await sender.put(numbered(1, 10))
+        await sender.shows("suspend", "yes")
+        sender.change(port=port)
+        sender.send(signal.SIGHUP)
+        await until(lambda: "was read again" in sender.said(), "it has reloaded")
+        assert not store.connections
+        sender.send(signal.SIGUSR2)
+        await until(lambda: store.data == numbered(1, 10), "it goes on")
+        # A file with a mistake changes nothing.
+        sender.change(port="nowhere")
+        sender.send(signal.SIGHUP)
+        await until(lambda: "stays what it was" in sender.said(), "it says so")
+        await sender.put(numbered(11, 10))
+        await until(lambda: store.data == numbered(1, 20), "it goes on all the same")
