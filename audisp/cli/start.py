@@ -36,6 +36,13 @@ def audisp() -> int:
     return _start("audisp.cli.audisp")
 
 
+def audisp_collector() -> int:
+    """The script `audisp-collector`."""
+    for number in EARLY:
+        signal.signal(number, signal.SIG_IGN)
+    return _start("audisp.cli.collector")
+
+
 def _start(module: str) -> int:
     isolate(module, sys.argv[1:])
     status: int = importlib.import_module(module).main()
