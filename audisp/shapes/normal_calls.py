@@ -174,7 +174,7 @@ class Calls(Generic[C]):
                     found = self._paths.get(text) or self._path(text)
                     if found[0] and (chosen is None or at >= place):
                         chosen, chosen_at = found, at
-                elif pair:
+                if pair:
                     last = line[skip + mark + 15 :]
             elif code in IGNORED:
                 continue

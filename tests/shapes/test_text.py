@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from audisp.parse.form import terminal_safe
@@ -231,6 +231,15 @@ def test_whatever_is_in_an_event(records: list[tuple[str, str]], node: str) -> N
         assert len(text) < 12 * LONGEST_WORD
 
 
+PATH = 'item=0 name="0" inode=1 dev=fe:00 mode=0100644 ouid=0 ogid=0 rdev=00:00 nametype={} cap_fp=0'
+RENAME = (
+    "arch=c000003e syscall=82 success=yes exit=3 a0=3 a1=7ffe a2=3c a3=0 items=2 ppid=23 pid=24 auid=0 uid=0 gid=0 euid=0 "
+    'suid=0 fsuid=0 egid=0 sgid=0 fsgid=0 tty=(none) ses=0 comm="0" exe="0" key="0"'
+)
+
+
+# The name that is chosen is also the last, and a new one.
+@example([("SYSCALL", RENAME), *(("PATH", PATH.format(kind)) for kind in ("NORMAL", "NORMAL", "CREATE"))], "")
 @given(records=calls.plain, node=st.sampled_from(["", "node=web1 "]))
 @settings(max_examples=500)
 def test_both_ways_give_the_same(records: list[tuple[str, str]], node: str) -> None:
