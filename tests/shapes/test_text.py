@@ -233,8 +233,8 @@ def test_whatever_is_in_an_event(records: list[tuple[str, str]], node: str) -> N
 
 PATH = 'item=0 name="0" inode=1 dev=fe:00 mode=0100644 ouid=0 ogid=0 rdev=00:00 nametype={} cap_fp=0'
 RENAME = (
-    "arch=c000003e syscall=82 success=yes exit=3 a0=3 a1=7ffe a2=3c a3=0 items=2 ppid=23 pid=24 auid=0 uid=0 gid=0 euid=0 "
-    'suid=0 fsuid=0 egid=0 sgid=0 fsgid=0 tty=(none) ses=0 comm="0" exe="0" key="0"'
+    "arch=c000003e syscall=82 success=yes exit=3 a0=3 a1=7ffe a2=3c a3=0 items=2 ppid=23 pid=24 auid=0 uid=0 gid=0 "
+    'euid=0 suid=0 fsuid=0 egid=0 sgid=0 fsgid=0 tty=(none) ses=0 comm="0" exe="0" key="0"'
 )
 
 
