@@ -6,7 +6,7 @@ blocking code, to be called from one thread at a time; what says so may be calle
 - What `commit` returned for is on disk, once, in the order of its stream, and stays there until retention removes it.
 - After a commit that failed nothing of it is stored; the caller has it still, and may append it again.
 - A position is read out of the frames themselves (docs/formats/store.md). The end mark and the indexes are caches.
-- Memory depends on how many hosts there are, and on what is appended and not committed: GROUP_BYTES and one frame.
+- Memory depends on how many hosts there are, and on what is appended and not committed: GROUP_BYTES, or one frame.
 """
 
 from __future__ import annotations
@@ -19,10 +19,18 @@ from typing import Final, Self
 
 import attrs
 
-from audisp.buffer.segment import MAX_FRAME
 from audisp.collector.retention import Census, Policy, Rewritten, choose, rewrite
 from audisp.collector.store_files import NEW_SUFFIX, remove
-from audisp.collector.store_frames import Entry, Numbered, Replaced, Unnumbered, Writer, authenticated, check_identity
+from audisp.collector.store_frames import (
+    Entry,
+    Numbered,
+    Replaced,
+    Unnumbered,
+    Writer,
+    authenticated,
+    check_identity,
+    stored_bytes,
+)
 from audisp.collector.store_log import DiskTrouble, Log, Space
 from audisp.collector.store_scan import Findings, follow
 from audisp.collector.store_streams import FIRST_NUMBER, Stream, StreamKey, Streams, begun
@@ -45,8 +53,8 @@ __all__ = [
 ]
 
 GROUP_BYTES: Final = 4 << 20
-"""Bytes of frames that one fdatasync is for, about. Beyond 1 MiB a larger group gains little (feasibility.md 2(g)),
-and everybody in it waits for all of it."""
+"""Bytes of frames that one fdatasync is for, unless one frame is more. Beyond 1 MiB a larger group gains little
+(feasibility.md 2(g)), and everybody in it waits for all of it."""
 
 MAX_HOSTS: Final = 20_000
 """Hosts whose streams are remembered, unless set otherwise: twice what a collector is made for."""
@@ -204,10 +212,11 @@ class Store:
         """
         self._check_open()
         group, log = self._group, self._log
-        if group.size >= min(GROUP_BYTES, log.policy.segment_bytes):
+        bound, most = min(GROUP_BYTES, log.policy.segment_bytes), stored_bytes(item)
+        if group.parts and group.size + most > bound:
             return False
         if not group.parts:
-            self._make_room(item.received)
+            self._make_room(max(bound, most), item.received)
             log.ready(item.received)
         tail = log.tail
         assert tail is not None
@@ -343,18 +352,23 @@ class Store:
                 self.replace(rewrite(census, choice, now), now)
         return bool(choices)
 
-    def _make_room(self, now: int) -> None:
-        """See that a group fits under the bound of all."""
+    def _make_room(self, room: int, now: int) -> None:
+        """See that a group, and perhaps a segment's beginning, fit under the bound of all."""
         log = self._log
         bound = log.policy.max_bytes
-        room = min(GROUP_BYTES, log.policy.segment_bytes) + MAX_FRAME
+        room += log.beginning
         rounds = 0
         while bound and self.size + room > bound:
             rounds += 1
-            if rounds > ROUNDS or not self._remove_some(now, room):
-                raise log.troubled(
-                    Trouble.DISK_FULL, f"{self.path}: {self.size >> 20} MiB are stored, {bound >> 20} MiB may be"
-                )
+            if rounds <= ROUNDS and self._remove_some(now, room):
+                continue
+            if rounds <= ROUNDS and log.tail is not None and log.tail.size > log.policy.segment_bytes:
+                # Begun when more could be stored, it is most of what there is.
+                log.seal()
+                continue
+            raise log.troubled(
+                Trouble.DISK_FULL, f"{self.path}: {self.size >> 20} MiB are stored, {bound >> 20} MiB may be"
+            )
 
     def replace(self, done: Rewritten, now: int) -> None:
         """Put what `rewrite` made where the segments are that it was made of; nothing if they are not there any more.

@@ -26,6 +26,7 @@ from audisp.buffer.segment import (
     MAX_FRAME_HEAD,
     MAX_FRAME_PLAIN,
     MAX_IDENTITY,
+    PREFIX_BYTES,
     ZSTD_LEVEL,
     DamageError,
     FrameHead,
@@ -77,6 +78,14 @@ class Unnumbered:
     received: int
     sequence: int | None = None
     digest: bytes | None = None
+
+
+def stored_bytes(item: Numbered | Unnumbered) -> int:
+    """Most bytes that it takes in the store."""
+    if isinstance(item, Numbered):
+        return len(item.frame.raw) + OWN_HEAD
+    # As ZSTD_compressBound, and the prefix.
+    return len(item.data) + (len(item.data) >> 8) + 64 + PREFIX_BYTES + OWN_HEAD
 
 
 class Replaced(NamedTuple):

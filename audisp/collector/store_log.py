@@ -76,6 +76,8 @@ class Log:
         self.next = FIRST_NUMBER
         """Number that the next frame gets."""
         self.trouble: DiskTrouble | None = None
+        self.beginning = HEADER_BYTES
+        """Bytes that the last segment began with, before any sender's frame."""
         self._rows = rows
         self._aside = 0
         self._full = 0
@@ -99,6 +101,7 @@ class Log:
             # A number that was given once names that frame for ever, be it there or not.
             self.next = max(self.next, end.next)
         self.index, self.tail, self.trouble = scan.index, None, None
+        self.beginning = scan.beginning
         self._clean(scan)
         if scan.replaced is not None:
             self._finish(scan.replaced)
@@ -135,7 +138,7 @@ class Log:
             findings.torn_bytes += last.size - scan.good
         self.tail = Tail.reopen(self.folder, header, scan.good, self.path)
         last.size = scan.good
-        self._full = self.policy.segment_bytes
+        self._full = self.policy.segment_bytes + self.beginning
 
     def _finish(self, replaced: Replaced) -> None:
         """Do what was decided and perhaps not done when the process before us was killed."""
@@ -206,6 +209,7 @@ class Log:
         self.segments.append(SegmentFile(self.next, tail.size))
         self.tail, self.index = tail, Index()
         # Rows do not count towards its size: with ten thousand hosts they are megabytes.
+        self.beginning = tail.size
         self._full = self.policy.segment_bytes + tail.size
         return tail
 

@@ -69,9 +69,10 @@ class Scan:
     """What the log of a store says. segments: all that are there, in order. aside: bytes of files set aside.
 
     header, good, index: of the last segment, whose file may have a tail behind `good`; header None: there is no
-    segment. torn: that tail is the rest of a write that was never said to be on disk. next: the number that the store
-    gives next. replaced: the last thing that was done to segments. unusable: names of segments, not in `segments`,
-    whose header cannot be used. unbegun: names of files that were never more than begun.
+    segment. beginning: bytes of its header and of the rows that it begins with. torn: that tail is the rest of a write
+    that was never said to be on disk. next: the number that the store gives next. replaced: the last thing that was
+    done to segments. unusable: names of segments, not in `segments`, whose header cannot be used. unbegun: names of
+    files that were never more than begun.
     """
 
     def __init__(self, folder: int, where: Path, max_hosts: int, end: End | None) -> None:
@@ -80,7 +81,7 @@ class Scan:
         self.segments, self.aside = list_segments(folder)
         self.streams = Streams(max_hosts)
         self.header: SegmentHeader | None = None
-        self.good = HEADER_BYTES
+        self.good = self.beginning = HEADER_BYTES
         self.torn = True
         self.index = Index()
         self.next = FIRST_NUMBER
@@ -149,6 +150,7 @@ class Scan:
         self.header = frames.header
         self.next = max(self.next, frames.header.first)
         self.index = Index()
+        self.beginning = HEADER_BYTES
         damage = 0
         while (found := frames.next(segment.size)) is not None:
             damage = frames.damage
@@ -156,6 +158,8 @@ class Scan:
                 for stream in found.rows:
                     self.streams.put(stream)
                 self.replaced = found.replaced or self.replaced
+                if found.part:
+                    self.beginning = frames.good
                 continue
             self.index.add(found)
             self.next = max(self.next, found.end)

@@ -21,8 +21,14 @@ from audisp.wire.native import DataFrame, Position, gap_frame
 MIB: Final = 1 << 20
 SECOND: Final = 1_700_000_000
 NANO: Final = 1_000_000_000
-SMALL: Final = Policy(max_host_bytes=1 << 40)
-"""A policy that removes nothing, and whose segments are as large as they get."""
+
+
+class Tiny(Policy):
+    """A policy with segments of a few frames."""
+
+    @property
+    def segment_bytes(self) -> int:
+        return 4_000
 
 
 def record(serial: int, second: int = SECOND, size: int = 0, node: str = "") -> bytes:
