@@ -17,6 +17,9 @@ from audisp.errors import ProtocolError
 from audisp.parse.psk import Key
 from audisp.tls.stream import TLSStream
 from audisp.wire.native import ALPN, Accepted, Bye, Duplicate, Gap, Hello, Position, Receiver, Trouble
+from audisp.wire.peer import STORES
+from audisp.wire.rmw import State
+from audisp.wire.rmw_server import Heartbeat, Message, Recent, RmwServer
 from tests.tls.ends import KEY, WEB1, server
 from tests.tls.files import put_key
 
@@ -50,6 +53,8 @@ class Store:
     trouble: Trouble | None = None
     stores: bool = True
     """False: it takes frames, and neither stores nor acknowledges them."""
+    heartbeats: int = 0
+    recent: Recent = attrs.field(factory=Recent)
     scopes: list[trio.CancelScope] = attrs.field(factory=list)
 
     async def serve(self, *, task_status: trio.TaskStatus[int] = trio.TASK_STATUS_IGNORED) -> None:
@@ -63,7 +68,7 @@ class Store:
                     try:
                         await stream.handshake(PATIENCE)
                         self.connections += 1
-                        await self._converse(stream)
+                        await (self._converse if stream.session.alpn else self._answer)(stream)
                     except (ProtocolError, trio.BrokenResourceError, trio.ClosedResourceError) as error:
                         self.errors.append(str(error))
 
@@ -108,6 +113,29 @@ class Store:
             out = session.take()
             if out and self.chance.random() < self.cut:
                 # Stored, and the acknowledgement never arrives.
+                self.cuts += 1
+                return
+            await stream.send_all(out)
+
+    async def _answer(self, stream: TLSStream) -> None:
+        """The C programs' protocol."""
+        session = RmwServer(self.recent)
+        kept = self.streams.setdefault(b"rmw", Kept())
+        while session.state is State.IDLE:
+            session.feed(await stream.receive_some(65_536))
+            while (event := session.next()) is not None:
+                if isinstance(event, Message):
+                    if self.trouble is not None:
+                        session.trouble(self.trouble)
+                        if self.trouble not in STORES:
+                            continue
+                    else:
+                        session.ack()
+                    kept.data += event.record
+                elif isinstance(event, Heartbeat):
+                    self.heartbeats += 1
+            out = session.take()
+            if out and self.chance.random() < self.cut:
                 self.cuts += 1
                 return
             await stream.send_all(out)

@@ -1,4 +1,4 @@
-"""The program audisp-remote to a receiver of the native protocol: every record once, whatever dies or breaks."""
+"""The program audisp-remote over TLS to a receiver: every record once, whatever dies or breaks."""
 
 from __future__ import annotations
 
@@ -201,6 +201,37 @@ async def test_never_falls_back_from_a_server_that_was_native(tmp_path: Path, nu
         await until(lambda: "has spoken the native protocol before" in sender.said(), "it refuses")
         await sender.shows("protocol", "none")
         await sender.shows("waiting", "10")
+
+
+async def test_the_c_programs_protocol_over_tls(tmp_path: Path, nursery: trio.Nursery) -> None:
+    """An acknowledgement that never came: the record comes again under its number, which tells that it is the same."""
+    store = Store(alpn=(), cut=0.01, chance=random.Random(SEED))
+    port = await nursery.start(store.serve)
+    with remote(tmp_path / "remote", port, heartbeat_timeout=1) as sender:
+        await sender.ready()
+        await sender.put(numbered(1, 500))
+        await sender.shows("sent", "500")
+        assert store.data == numbered(1, 500)
+        assert store.cuts
+        store.cut = 0.0
+        await sender.shows("protocol", "rmw")
+        await until(lambda: store.heartbeats > 1, "it gives signs of life")
+    assert "falling back to rmw" in sender.said()
+
+
+@pytest.mark.parametrize(("trouble", "stored"), [(Trouble.DISK_LOW, True), (Trouble.DISK_ERROR, False)])
+async def test_trouble_of_a_c_server(tmp_path: Path, nursery: trio.Nursery, trouble: Trouble, stored: bool) -> None:
+    store = Store(alpn=(), trouble=trouble)
+    port = await nursery.start(store.serve)
+    with remote(tmp_path / "remote", port, disk_low_action="warn_once") as sender:
+        await sender.ready()
+        await sender.put(numbered(1, 20))
+        await sender.shows("waiting", "0" if stored else "20")
+        await until(lambda: f"says {trouble.value}" in sender.said(), "it says so")
+        store.trouble = None
+        # It asks again by itself, with nothing that comes to make it.
+        await sender.shows("waiting", "0")
+        assert store.data == numbered(1, 20)
 
 
 async def test_reload_suspend_and_resume(tmp_path: Path, nursery: trio.Nursery) -> None:
