@@ -18,7 +18,6 @@ from audisp.remote.queue_file import ENTRY, HEADER, MAGIC, take_over
 from tests.e2e.remotes import numbered
 from tests.sources.collect import Said
 
-
 ROOM: Final = 16
 HOLD: Final = """
 import fcntl, sys
@@ -117,8 +116,6 @@ async def test_no_file_an_empty_one_a_short_one_a_link(tmp_path: Path) -> None:
 async def test_another_program_has_it(tmp_path: Path) -> None:
     path = tmp_path / "remote.log"
     put_queue(path, numbered(1, 3).splitlines(True))
-        "import fcntl, sys; f = open(sys.argv[1], 'r+'); fcntl.lockf(f, fcntl.LOCK_EX); print(1, flush=True); input()"
-    )
     with subprocess.Popen(  # noqa: ASYNC220 - it only holds a lock
         [sys.executable, "-c", HOLD, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as other:
