@@ -115,9 +115,6 @@ class Program:
                     with trio.move_on_after(min(left, TICK)):
                         await ring.wait()
                 nursery.cancel_scope.cancel()
-        except ConfigError as error:
-            self.defect = str(error)
-            self.voice.say("error", str(error))
         finally:
             with trio.CancelScope(shield=True):
                 try:
@@ -170,7 +167,7 @@ class Program:
             elif heard.number == signal.SIGUSR2:
                 self.voice.say("notice", "sending goes on" if self.notices.resume() else "SIGUSR2: nothing to resume")
                 if self.sender is not None:
-                    self.sender.nudge()
+                    self.sender.wake()
             elif heard.number == signal.SIGHUP:
                 await self._reload()
 
@@ -199,7 +196,9 @@ class Program:
 
 def run(conf_path: Path) -> int:
     """The program, from its configuration on; the exit status."""
-    voice = Voice("syslog" if os.path.lexists(SYSLOG_PATH) else "stderr", "audisp-remote")
+    # As the C program, but for somebody who tries it out in a terminal.
+    silent = os.path.lexists(SYSLOG_PATH) and not os.isatty(2)
+    voice = Voice("syslog" if silent else "stderr", "audisp-remote")
     try:
         try:
             conf, notes = load(conf_path)

@@ -13,6 +13,7 @@ import trio
 
 from audisp.config.remote import RemoteConf
 from audisp.dispatch.say import Voice
+from audisp.errors import ConfigError
 from audisp.remote import home
 from audisp.remote.actions import Brake, Notices
 from audisp.remote.bell import Bell
@@ -39,7 +40,7 @@ class Sender:
     """Sends the outbox's records. `run` until cancelled; status reads the rest."""
 
     def __init__(self, conf: RemoteConf, outbox: Outbox, notices: Notices, brake: Brake, voice: Voice) -> None:
-        """Raises ConfigError: a key that cannot be read, a list that libssl does not take."""
+        """A key that cannot be read now is tried again before each attempt: our input is not to wait for it."""
         self.conf = conf
         self.outbox = outbox
         self.brake = brake
@@ -61,7 +62,7 @@ class Sender:
         self._spoken = Spoken(conf.spool_dir)
         self._started = True
         self._changed = Bell()
-        self._connector = self._made(conf)
+        self._connector: Connector | None = None
         self._ladder = self._climb(conf)
 
     def _made(self, conf: RemoteConf) -> Connector:
@@ -79,13 +80,14 @@ class Sender:
         self._connector = self._made(conf)
         self.conf = conf
         self._ladder = self._climb(conf)
-        self.nudge()
-
-    def nudge(self) -> None:
-        """End the session that runs, or the wait for the next attempt, and start over with the best server."""
-        self._ladder.restart()
+        self.wake()
         if self.watch is not None:
             self.watch.ask_to_leave()
+
+    def wake(self) -> None:
+        """End the wait for the next attempt."""
+        if self.watch is None:
+            self._ladder.restart()
         self._changed.ring()
 
     @property
@@ -147,8 +149,10 @@ class Sender:
         server = self.conf.servers[self._ladder.at]
         self.attempts += 1
         try:
+            if self._connector is None:
+                self._connector = self._made(self.conf)
             link = self._judge(await self._connector.connect(server))
-        except LinkError as error:
+        except (LinkError, ConfigError) as error:
             await self._failed(str(error), ring)
             return None
         self.connections += 1
@@ -275,6 +279,7 @@ class Sender:
             await trio.sleep(self.conf.failback_time)
             for number, server in enumerate(self.conf.servers[: self._ladder.at]):
                 self.attempts += 1
+                assert self._connector is not None
                 try:
                     link = self._judge(await self._connector.connect(server))
                 except LinkError as error:

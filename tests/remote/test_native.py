@@ -15,6 +15,7 @@ from audisp.parse.psk import Key
 from audisp.wire.native import Trouble
 from tests.e2e.remotes import Remote, free_port, numbered, numbers_in
 from tests.remote.receiver import Store, tls_conf
+from tests.remote.test_spool import heavy
 from tests.tls.ends import OTHER, WEB1
 
 pytestmark = pytest.mark.timeout(180, func_only=True)
@@ -257,3 +258,62 @@ async def test_reload_suspend_and_resume(tmp_path: Path, nursery: trio.Nursery) 
         await until(lambda: "stays what it was" in sender.said(), "it says so")
         await sender.put(numbered(11, 10))
         await until(lambda: store.data == numbered(1, 20), "it goes on all the same")
+
+
+async def test_a_key_that_is_not_there_yet(tmp_path: Path, nursery: trio.Nursery) -> None:
+    store = Store()
+    port = await nursery.start(store.serve)
+    sender = remote(tmp_path / "remote", port)
+    key = tmp_path / "remote" / "key"
+    key.rename(tmp_path / "elsewhere")
+    with sender:
+        await sender.ready()
+        await sender.put(numbered(1, 10))
+        await sender.shows("waiting", "10")
+        await until(lambda: "cannot be opened" in sender.said(), "it says why")
+        (tmp_path / "elsewhere").rename(key)
+        await until(lambda: store.data == numbered(1, 10), "it goes on by itself")
+
+
+async def test_what_was_dropped_is_a_gap_that_is_stated(tmp_path: Path, nursery: trio.Nursery) -> None:
+    """A full spool drops its oldest records; a collector that has those before is told, and takes what is left."""
+    store = Store()
+    port = await nursery.start(store.serve)
+    sender = remote(tmp_path / "remote", port, overflow_action="drop_oldest", spool_size="16M")
+    with sender:
+        await sender.ready()
+        await sender.put(numbered(1, 10))
+        await sender.shows("waiting", "0")
+        store.stores = False
+        number = 11
+        while sender.state().get("lost", "0") == "0":
+            block = heavy(number, 400)
+            await sender.put(block.data)
+            number += 400
+            if number % 4_000 == 11:
+                await sender.shows("unstored", "0")
+        await sender.shows("unstored", "0")
+        lost = int(sender.state()["lost"])
+        assert lost > 100
+        store.stores = True
+        store.drop_all()
+        await sender.shows("waiting", "0")
+    (kept,) = store.streams.values()
+    found = numbers_in(bytes(kept.data))
+    assert found == [*range(1, 11), *range(11 + lost, number)]
+    assert [(gap.first, gap.count, gap.reason) for gap in kept.gaps] == [(11, lost, "dropped")]
+    assert b"op=lost plugin=audisp-remote count=%d " % lost in kept.data
+
+
+async def test_away_from_home_nothing_is_tried(tmp_path: Path, nursery: trio.Nursery) -> None:
+    store = Store()
+    port = await nursery.start(store.serve)
+    with remote(tmp_path / "remote", port, home_network="203.0.113.0/24") as sender:
+        await sender.ready()
+        await sender.put(numbered(1, 10))
+        await sender.shows("away", "yes")
+        await sender.shows("waiting", "10")
+        assert sender.state()["attempts"] == "0"
+        sender.change(home_network="203.0.113.0/24 0.0.0.0/0")
+        sender.send(signal.SIGHUP)
+        await until(lambda: store.data == numbered(1, 10), "at home it goes on")
