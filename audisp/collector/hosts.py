@@ -84,7 +84,7 @@ class Host:
 
     def rate(self, now: float) -> float:
         """Records in a second, lately."""
-        return self._rate * math.exp((self._rated - now) / RATE_SECONDS)
+        return self._rate * math.exp(min(0.0, self._rated - now) / RATE_SECONDS)
 
     def remember(self, connection: int, sequence: int, digest: bytes) -> None:
         """The last message of this connection that is on disk."""
