@@ -10,6 +10,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 
+import attrs
+
 from audisp.buffer.segment import ANCHOR, HEADER_BYTES, Frame, SegmentHeader
 from audisp.collector.reading import Reader
 from audisp.collector.store import Numbered, Policy, Store, Unnumbered
@@ -23,12 +25,15 @@ SECOND: Final = 1_700_000_000
 NANO: Final = 1_000_000_000
 
 
+@attrs.frozen
 class Tiny(Policy):
     """A policy with segments of a few frames."""
 
+    segment: int = 4_000
+
     @property
     def segment_bytes(self) -> int:
-        return 4_000
+        return self.segment
 
 
 def record(serial: int, second: int = SECOND, size: int = 0, node: str = "") -> bytes:

@@ -20,6 +20,7 @@ from audisp.collector.chain import Verdict, verify
 from audisp.collector.reading import Reader
 from audisp.collector.store import Findings, Store
 from audisp.errors import StoreError
+from tests.collector.killing import kill_again
 from tests.collector.stores import NANO, SECOND, Host, Tiny, entries, frames, message, put, runs, segments, serials
 
 
@@ -289,12 +290,13 @@ class Killed(BaseException):
 
 
 class Killer:
-    """Kills at the call of this number of those that change something, before it or after it; a write half done."""
+    """Kills at the call of this number of those that change something: before it, or in the middle of a write. (Behind
+    a call is before the next one.)"""
 
     CALLS = ("write", "pwrite", "fdatasync", "fsync", "rename", "unlink", "ftruncate")
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, number: int, after: bool) -> None:
-        self.left, self.after = number, after
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+        self.left = number
         for name in self.CALLS:
             monkeypatch.setattr(os, name, self._wrap(name, getattr(os, name)))
 
@@ -303,20 +305,18 @@ class Killer:
             self.left -= 1
             if self.left >= 0:
                 return call(*arguments, **options)
-            if self.left == -1:
-                if name in ("write", "pwrite"):
-                    file, data, *rest = arguments
-                    call(file, bytes(data)[: len(data) // 2] if not self.after else data, *rest)
-                elif self.after:
-                    call(*arguments, **options)
+            if self.left == -1 and name in ("write", "pwrite"):
+                file, data, *rest = arguments
+                call(file, bytes(data)[: len(data) // 2], *rest)
             raise Killed
 
         return wrapped
 
 
-def workload(store: Store, hosts: list[Host], acked: dict[str, int], chance: random.Random) -> None:
+def workload(store: Store, hosts: list[Host], acked: dict[str, int], seed: int, turns: int) -> None:
     """Stores, and removes; says in `acked` up to where."""
-    for turn in range(14):
+    chance = random.Random(seed)
+    for turn in range(turns):
         now = SECOND * NANO + turn * NANO
         items = [
             host.item(chance.randint(1, 4), size=300 if host.identity == "hog" else 60, now=now)
@@ -354,7 +354,7 @@ def check(store: Store, folder: Path, hosts: list[Host], acked: dict[str, int]) 
         host.at = at
 
 
-def killed_at(number: int, after: bool, folder: Path, monkeypatch: pytest.MonkeyPatch) -> bool:
+def killed_at(number: int, folder: Path, monkeypatch: pytest.MonkeyPatch) -> bool:
     """Kill at this call, look, and go on. False: there were not so many calls."""
     policy = Tiny(max_bytes=24_000, max_host_bytes=8_000)
     hosts = [Host("hog"), Host("one"), Host("two")]
@@ -362,30 +362,70 @@ def killed_at(number: int, after: bool, folder: Path, monkeypatch: pytest.Monkey
     store = Store(folder, policy=policy)
     finished = False
     with monkeypatch.context() as patched:
-        Killer(patched, number, after)
+        Killer(patched, number)
         try:
             store.open()
-            workload(store, hosts, acked, random.Random(7))
+            workload(store, hosts, acked, 7, 12)
             finished = True
         except Killed:
             pass
     store.close()
-    for _ in range(2):
-        with Store(folder, policy=policy) as store:
-            assert store.findings == Findings(torn=store.findings.torn, torn_bytes=store.findings.torn_bytes)
-            check(store, folder, hosts, acked)
-            workload(store, hosts, acked, random.Random(8))
-            assert sum(path.stat().st_size for path in segments(folder)) == store.size <= 26_000
-            check(store, folder, hosts, acked)
+    with Store(folder, policy=policy) as store:
+        assert store.findings == Findings(torn=store.findings.torn, torn_bytes=store.findings.torn_bytes)
+        check(store, folder, hosts, acked)
+        workload(store, hosts, acked, 8, 3)
+        assert sum(path.stat().st_size for path in segments(folder)) == store.size <= 26_000
+        check(store, folder, hosts, acked)
     assert {path.suffix for path in folder.iterdir()} <= {".seg", ".idx", ""}
     return not finished
 
 
-@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 @pytest.mark.parametrize("part", range(4))
-def test_killed_at_every_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: bool, part: int) -> None:
+def test_killed_at_every_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: int) -> None:
     number = part
-    while killed_at(number, after, tmp_path / str(number), monkeypatch):
+    while killed_at(number, tmp_path / str(number), monkeypatch):
         number += 4
     # It did store and remove, or this says nothing.
     assert number > 100
+
+
+def test_killed_while_segments_are_put_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    number, killed = 0, True
+    while killed:
+        folder, policy = tmp_path / str(number), Tiny(segment=20_000)
+        hosts = [Host("one"), Host("two")]
+        store = Store(folder, policy=policy)
+        store.open()
+        for _ in range(9):
+            put(store, *(host.item(1) for host in hosts))
+            store._log.seal()
+        put(store, *(host.item(1) for host in hosts))
+        before = len(segments(folder))
+        killed = False
+        with monkeypatch.context() as patched:
+            Killer(patched, number)
+            try:
+                store.retain(0)
+            except Killed:
+                killed = True
+        store.close()
+        for _ in range(2):
+            with Store(folder, policy=policy) as store:
+                assert store.findings == Findings(torn=store.findings.torn, torn_bytes=store.findings.torn_bytes)
+                for host in hosts:
+                    assert serials(folder, host.identity) == [*range(1, host.at.next)]
+                    assert store.position(host.identity, host.spool) == host.at
+                    put(store, host.item(1))
+                assert verify(folder).verdict is Verdict.INTACT
+                store.retain(0)
+        assert len(segments(folder)) < before
+        number += 1
+    assert number > 10
+
+
+def test_kill_9_at_random_moments(folder: Path) -> None:
+    seen = kill_again(folder, 20, 12, 0.4)
+    assert seen.problems == []
+    # It did store, and remove, or this says nothing.
+    assert seen.records > 1_000
+    assert seen.dropped > 0
