@@ -65,11 +65,16 @@ class Upkeep:
             await trio.sleep(LOOK_SECONDS)
 
     async def retain(self) -> None:
-        """Remove what is older than it may be, or too much. Only short parts of it keep the store from writing."""
+        """Remove what is older than it may be, or too much. Unless there is a bound of all, only short parts
+        of it keep the store from writing."""
         store, now = self.committer.store, time.time_ns()
         if not await self.committer.call(partial(store.due, now)):
             return
         policy = policy_of(self.conf)
+        if policy.max_bytes:
+            # The store makes room by itself when that bound is reached, and two rewriting the same would be one too many.
+            await self.committer.call(partial(store.retain, now))
+            return
         census = await self.committer.call(store.census)
         for choice in await _in_thread(partial(choose, census, policy, now)):
             done = await _in_thread(partial(rewrite, census, choice, now))
