@@ -72,7 +72,7 @@ class Upkeep:
             return
         policy = policy_of(self.conf)
         if policy.max_bytes:
-            # The store makes room by itself when that bound is reached, and two rewriting the same would be one too many.
+            # The store makes room by itself when that bound is reached; two at a time would be one too many.
             await self.committer.call(partial(store.retain, now))
             return
         census = await self.committer.call(store.census)
