@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import signal
+import stat
 import time
 from pathlib import Path
 from typing import Final
@@ -33,7 +34,8 @@ TICK: Final = 1.0
 STATE_SECONDS: Final = 5.0
 """Between two state files, if nobody asks."""
 GRACE: Final = 5.0
-"""Seconds without an acknowledgement after which, at the end of input, the rest is left to our successor."""
+"""Seconds without an acknowledgement after which, at the end of input, the rest is left to our successor; if our input
+was a socket, seconds with and without. Also for a spool that our predecessor still has."""
 TERM_GRACE: Final = 2.0
 """The same after SIGTERM: who sends it waits for us, and sends SIGKILL after a while."""
 EXIT_WAITING: Final = 1
@@ -56,6 +58,8 @@ class Program:
     grace: float = GRACE
     defect: str = ""
     reading: trio.CancelScope = attrs.field(factory=trio.CancelScope)
+    opening: trio.CancelScope = attrs.field(factory=trio.CancelScope)
+    """Of the wait for the spool; has a deadline once nothing more comes."""
 
     async def run(self, fd: int) -> int:
         """Until the end; the exit status."""
@@ -80,6 +84,7 @@ class Program:
                 self.defect = str(error)
                 self.voice.say("error", str(error))
         self.intake.close()
+        self.opening.deadline = trio.current_time() + GRACE
 
     async def _forward(self) -> None:
         """Open the spool, then store and send."""
@@ -89,13 +94,18 @@ class Program:
             self.voice.say("notice", f"waiting: {text}", limit=("spool", 1, 60.0))
 
         outbox: Outbox | None = None
-        while outbox is None:
-            try:
-                outbox = await Outbox.opened(conf.spool_dir, conf.spool_bytes, conf.spool_min_free, waits)
-            except StoreError as error:
-                self.intake.error = str(error)
-                self.notices.occur("queue_error", f"the spool cannot be used: {error}")
-                await trio.sleep(TICK)
+        with self.opening:
+            while outbox is None:
+                try:
+                    outbox = await Outbox.opened(conf.spool_dir, conf.spool_bytes, conf.spool_min_free, waits)
+                except StoreError as error:
+                    self.intake.error = str(error)
+                    self.notices.occur("queue_error", f"the spool cannot be used: {error}")
+                    await trio.sleep(TICK)
+        if outbox is None:
+            self.defect = f"{conf.spool_dir}: could not be had"
+            self.voice.say("error", f"{self.intake.waiting} records are lost: {self.defect}")
+            return
         self.intake.error = None
         self.outbox = outbox
         try:
@@ -107,8 +117,10 @@ class Program:
                 await self.intake.run(outbox)
                 outbox.progress = time.monotonic()
                 sender.finish()
+                ended = time.monotonic()
                 while not sender.brake.holds and not sender.away:
-                    left = outbox.progress + self.grace - time.monotonic()
+                    since = ended if _has_successor() else outbox.progress
+                    left = since + self.grace - time.monotonic()
                     if left <= 0:
                         break
                     ring = outbox.shrunk.next()
@@ -192,6 +204,14 @@ class Program:
         if self.outbox is not None:
             await self.outbox.bound(conf.spool_bytes, conf.spool_min_free)
         self.voice.say("info", f"{self.conf_path} was read again")
+
+
+def _has_successor() -> bool:
+    """Whether our input is a socket, as a daemon gives its children: that starts another one, which wants the spool."""
+    try:
+        return stat.S_ISSOCK(os.fstat(STDIN).st_mode)
+    except OSError:
+        return False
 
 
 def run(conf_path: Path) -> int:

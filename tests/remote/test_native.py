@@ -317,3 +317,47 @@ async def test_away_from_home_nothing_is_tried(tmp_path: Path, nursery: trio.Nur
         sender.change(home_network="203.0.113.0/24 0.0.0.0/0")
         sender.send(signal.SIGHUP)
         await until(lambda: store.data == numbered(1, 10), "at home it goes on")
+
+
+HOSTILE: Final[dict[str, bytes | None]] = {
+    "leaves": b"",
+    "says nothing": None,
+    "speaks http": b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n",
+    "sends zeros": bytes(1 << 16),
+    "answers what was not asked": b"\xfe\x00\x00\xff\x00\x00\x00\x00\x00\x40\x00\x00\x63\x00\x00\x00",
+    "sends half a frame": b"\xfe\x00\x00\xff\x00\x00\x00\x00\x00\x40\xff\x1f\x02\x00\x00\x00",
+}
+
+
+@pytest.mark.parametrize("transport", ["tls", "tcp"])
+@pytest.mark.parametrize("what", HOSTILE)
+async def test_servers_that_are_none(tmp_path: Path, nursery: trio.Nursery, what: str, transport: str) -> None:
+    """Nothing is lost to them, and the sender goes on to the next attempt by itself."""
+    said, attempts = HOSTILE[what], 0
+
+    async def one(plain: trio.SocketStream) -> None:
+        nonlocal attempts
+        async with plain:
+            attempts += 1
+            if said is None:
+                await trio.sleep_forever()
+            try:
+                await plain.send_all(said)
+                if said:
+                    await trio.sleep(0.2)
+            except trio.BrokenResourceError:
+                pass
+
+    (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    with trio.CancelScope() as scope:
+        nursery.start_soon(trio.serve_listeners, one, [listener])
+        port = listener.socket.getsockname()[1]
+        with remote(tmp_path / "remote", port, transport=transport, max_time_per_record=1) as sender:
+            await sender.ready()
+            await sender.put(numbered(1, 10))
+            await until(lambda: attempts > 2, "it tries again")
+            await sender.shows("waiting", "10")
+            assert sender.ended() is None
+            sender.kill()
+        scope.cancel()
+    assert "Traceback" not in sender.said()
