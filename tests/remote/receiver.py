@@ -85,6 +85,14 @@ class Store:
 
     async def _converse(self, stream: TLSStream) -> None:
         session = Receiver(trio.current_time())
+        try:
+            await self._take(stream, session)
+        except ProtocolError:
+            # Why it is refused.
+            await stream.send_all(session.take())
+            raise
+
+    async def _take(self, stream: TLSStream, session: Receiver) -> None:
         kept = Kept()
         while not session.over:
             if self.chance.random() < self.cut:
