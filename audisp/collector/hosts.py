@@ -35,6 +35,8 @@ class Connection:
 
     scope: what ends it when cancelled. reason: why it is ended, a word for the log. offered: the identity as offered,
     with its epoch; None without TLS. heard: when anything came last, and since: when it began (trio.current_time).
+    first, following: numbers of the oldest record that a native sender still had when it came, and of the one that it
+    will get next.
     """
 
     number: int
@@ -47,6 +49,7 @@ class Connection:
     heard: float
     offered: bytes | None = None
     spool: bytes = b""
+    first: int = 0
     following: int | None = None
     reason: str = ""
 
@@ -196,8 +199,8 @@ def _connection(connection: Connection, now: float) -> Mapping[str, Any]:
 
 
 def _lag(connections: list[Connection], streams: list[Stream]) -> int | None:
-    said = {each.spool: each.following for each in connections if each.following is not None}
+    said = {each.spool: (each.first, each.following) for each in connections if each.following is not None}
     if not said:
         return None
     places = {stream.key.spool: stream.next for stream in streams}
-    return sum(max(0, following - places[spool]) for spool, following in said.items() if spool in places)
+    return sum(max(0, following - places.get(spool, first)) for spool, (first, following) in said.items())

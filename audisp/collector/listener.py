@@ -52,6 +52,9 @@ ACCEPT_PAUSE: Final = 0.1
 
 WANTING: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
+LOST: Final = frozenset({"cut-off", "connection-lost"})
+"""Reasons of TLS that mean that a host, or the network, went away."""
+
 EVERYWHERE: Final = "::"
 """Every address of this host, IPv4's too."""
 
@@ -200,7 +203,8 @@ class Listener:
             finally:
                 self.admission.leave(connection, plain=plain)
         if connection.reason:
-            self._refused(connection, connection.reason.partition(" ")[0], connection.reason)
+            word = connection.reason.partition(" ")[0].rstrip(":")
+            self._say("warning", f"{_where(connection)}: cut off: {connection.reason}", f"cut:{word}")
 
     async def _is_plain(self, sock: trio.socket.SocketType) -> bool:
         """Whether it is plain TCP. Where both may come it is told by the first byte; a sender that says nothing is a C
@@ -250,8 +254,11 @@ class Listener:
             self._say("info", f"{identity}: has gone", "gone")
         except* RemoteProtocolError as group:
             error = _first(group)
-            reason = getattr(error, "reason", "protocol")
-            self._say("warning", f"{identity} at {_where(connection)}: cut off: {error}", f"session:{reason}")
+            reason = str(getattr(error, "reason", "protocol"))
+            if reason in LOST:
+                self._say("info", f"{identity}: the connection was lost: {error}", "lost")
+            else:
+                self._say("warning", f"{identity} at {_where(connection)}: cut off: {error}", f"session:{reason}")
         except* trio.TooSlowError:
             self._say("warning", f"{identity} at {_where(connection)}: cut off: takes no answers", "session:slow")
         except* (trio.BrokenResourceError, trio.ClosedResourceError):

@@ -169,7 +169,7 @@ class NativeSession(Account):
                 elif isinstance(event, Hello):
                     await self._welcome(event)
                 elif isinstance(event, Ping):
-                    self._connection.following = event.next
+                    self._connection.following = event.next if event.next is not None else self._connection.following
                 elif isinstance(event, Duplicate):
                     host.duplicates += 1
                 elif isinstance(event, Hole):
@@ -185,7 +185,7 @@ class NativeSession(Account):
     async def _welcome(self, hello: Hello) -> None:
         """Answer a greeting with what is on disk."""
         self.spool = self._connection.spool = hello.spool
-        self._connection.following = hello.next
+        self._connection.first, self._connection.following = hello.first, hello.next
         for other in self._host.others(self):
             # It is the same sender, which has given that connection up; nothing of it may come after the answer.
             other.cut("replaced by a new connection")

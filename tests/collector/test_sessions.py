@@ -316,6 +316,37 @@ async def test_c_programs_are_told_the_end(tmp_path: Path) -> None:
         assert await client.hear() is None
 
 
+async def test_many_c_programs_share_a_commit(tmp_path: Path) -> None:
+    clients, each = 40, 25
+    async with running(tmp_path / "c", transport="tcp") as server:
+
+        async def one(number: int) -> None:
+            async with await plain(server) as client:
+                for n in range(each):
+                    sequence = 2 + n
+                    assert await client.send(sequence, MESSAGE % (number * each + n)) == Frame(Type.ACK, sequence)
+
+        async with trio.open_nursery() as nursery:
+            for number in range(clients):
+                nursery.start_soon(one, number)
+        assert sorted(server.records()) == sorted(MESSAGE % n for n in range(clients * each))
+        assert server.committer.groups < clients * each // 4
+
+
+async def test_lag_is_what_a_sender_has_and_the_store_has_not(tmp_path: Path) -> None:
+    async with running(tmp_path / "c") as server, await native(server, chain(3, 5)) as client:
+        server.committer.suspend(True)
+        await client.greet()
+
+        def lag() -> object:
+            return report(server.services.hosts, server.store.streams(), trio.current_time())[0]["lag"]
+
+        assert lag() == 8
+        server.committer.suspend(False)
+        await client.send_all()
+        assert lag() == 0
+
+
 async def test_plain_lines_that_are_records_are_stored(tmp_path: Path) -> None:
     async with running(tmp_path / "c", transport="tcp") as server:
         async with await plain(server) as client:
