@@ -23,6 +23,7 @@ SEPARATOR: Final = "\x1d"
 # Braces (``SADDR={ saddr_fam=local path=... }``, a path of at most 108 bytes) are searched for their end that far only.
 _FIELD: Final = re.compile(r"(?<![^ ])([^ =\"']++)=(\"[^\"]*\"|\{[^}]{0,1024}\}|[^ ]*)")
 _INNER: Final = re.compile(r"(?<![^ ])msg='")
+_ADDRESS: Final = re.compile(r"(?<![^ ])SADDR=\{")
 _OLD_LOGIN: Final = re.compile(r"(?<![^ ])(old|new) (auid|ses)=")
 _AVC: Final = re.compile(r"avc: {1,2}(\w{1,32}) {1,2}(?:\{([^}]{0,1024})\}|null)")
 _ARGUMENT: Final = re.compile(r"a([0-9]{1,7})(?:\[([0-9]{1,7})\])?\Z")
@@ -47,19 +48,32 @@ def _clean(items: list[tuple[str, str]]) -> list[tuple[str, str]]:
 def split_enrichment(body: str) -> tuple[str, str]:
     """A record's own text, and what auditd appended to it ("" if nothing).
 
-    Who may send user messages can write 0x1D into one. The kernel closes such a message with a quote, and auditd
-    appends behind that; no appended value ends with one. So of a text with ``msg='`` what stands behind the last quote
-    counts, and nothing if the text ends with it.
+    The kernel never writes 0x1D, so behind the first one stands what was appended; that may hold anything, as the path
+    of a socket does, ``msg='`` and 0x1D included. Only who may send user messages can write 0x1D into one. The kernel
+    closes such a message with a quote, and auditd appends behind that; no appended value ends with one. So where
+    ``msg='`` comes first, what stands behind the last quote counts, and nothing if the text ends with it.
     """
-    if SEPARATOR not in body:
+    at = body.find(SEPARATOR)
+    if at < 0:
         return body, ""
-    if _INNER.search(body) is None:
-        own, _, added = body.partition(SEPARATOR)
-        return own, added
+    if _INNER.search(body, 0, at) is None:
+        return body[:at], body[at + 1 :]
     if body.endswith("'"):
         return body, ""
     at = body.rfind("'" + SEPARATOR)
     return (body, "") if at < 0 else (body[: at + 1], body[at + 2 :])
+
+
+def split_address(added: str) -> tuple[str, str | None, str]:
+    """What was appended, cut around the value of ``SADDR``; None and "" if it has none.
+
+    A socket's path stands in it as it is, blanks and braces included: the value ends with the last brace.
+    """
+    at = _ADDRESS.search(added)
+    if at is None:
+        return added, None, ""
+    end = added.rfind("}") + 1
+    return (added, None, "") if end < at.end() else (added[: at.start()], added[at.end() - 1 : end], added[end:])
 
 
 class Record:
@@ -91,6 +105,7 @@ class Record:
         found = self._split
         if found is None:
             own, added = split_enrichment(self.body)
+            own = own.removesuffix("\r")
             at = _INNER.search(own)
             if at is None:
                 found = own, "", added
@@ -140,8 +155,11 @@ class Record:
         """Raw values by (upper case) name, of what ENRICHED format appended. Not to be changed."""
         found = self._enriched
         if found is None:
-            added = self.parts()[2]
-            found = self._enriched = dict(reversed(_FIELD.findall(added))) if added else {}
+            before, address, behind = split_address(self.parts()[2])
+            items = [*_FIELD.findall(before), *_FIELD.findall(behind)]
+            if address is not None:
+                items.append(("SADDR", address))
+            found = self._enriched = dict(reversed(items))
         return found
 
     def raw(self, name: str) -> str | None:

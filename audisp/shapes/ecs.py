@@ -325,7 +325,9 @@ class Ecs:
             out["user"] = written(user)
         for field, at in (("uid", user), ("euid", user.get("effective", {}))):
             if field in who.ids and isinstance(at, dict) and at.get("id") != who.ids[field]:
-                draft.data.setdefault(quoted(field), quoted(who.ids[field]))
+                shown = quoted(who.ids[field])
+                if draft.data.setdefault(quoted(field), shown) != shown:
+                    draft.left.add((parts.call or parts.main).type, [(field, who.ids[field])])
         group = dict(zip(("id", "name"), roles.get("group", ("", "")), strict=True))
         if any(group.values()):
             out["group"] = written({name: text for name, text in group.items() if text})

@@ -19,7 +19,7 @@ from typing import Final
 import attrs
 
 from audisp.parse.assemble import stands_alone
-from audisp.parse.record import split_enrichment
+from audisp.parse.record import split_address, split_enrichment
 from audisp.parse.types import type_name, type_number
 from audisp.parse.values import STRINGS
 from audisp.shapes.json_text import percent, percent_bytes, string
@@ -148,20 +148,31 @@ def items_of(type_: str, body: str) -> tuple[Items, bool]:
     prefix = _PREFIX.match(body)
     if prefix is not None:
         body = body[prefix.end() :]
-    own, added = body, ""
-    found = _MESSAGE.search(body) if "msg='" in body else None
+    own, added = split_enrichment(body)
+    found = _MESSAGE.search(own) if "msg='" in own else None
     if found is not None:
-        own, added = split_enrichment(body)
         end = own.rfind("'", found.end())
         message = own[found.end() : end if end >= 0 else None]
         behind = own[end + 1 :] if end >= 0 else "'"
         items, odd = tokens(own[: found.start()])
-        more, odder = tokens(added)
+        more, odder = _added(added)
         return [*items, ("msg", f"'{message}'"), *more], odd or odder or behind.strip(" ") != ""
     if type_ == "LOGIN" and "old auid=" in own:
         # Kernels before 3.3: "old auid=4294967295 new auid=0"; what is new has the plain name since.
         own = _OLD_LOGIN.sub(lambda found: ("old-" if found[1] == "old" else "") + found[2] + "=", own)
-    return tokens(own)
+    items, odd = tokens(own)
+    more, odder = _added(added)
+    return [*items, *more], odd or odder
+
+
+def _added(added: str) -> tuple[Items, bool]:
+    """The tokens that ENRICHED format appended. A socket's path is one value, whatever is in it."""
+    before, address, behind = split_address(added)
+    items, odd = tokens(before)
+    if address is None:
+        return items, odd
+    more, odder = tokens(behind)
+    return [*items, ("SADDR", address), *more], odd or odder
 
 
 def number(name: str, value: str) -> str | None:

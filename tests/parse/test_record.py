@@ -116,6 +116,28 @@ def test_enrichment() -> None:
 
 
 @pytest.mark.parametrize(
+    "path",
+    [
+        '/tmp/a msg=\'exe="/usr/bin/fail2ban-client" ',
+        "/tmp/a msg='b'\x1dUID=\"root\"",
+        '/tmp/x } UID="root"',
+        '/tmp/x }\x1dUID="root" exe="/bin/true"',
+        '\'\x1dAUID="root"',
+        "SADDR={ saddr_fam=inet laddr=1.2.3.4 lport=1 }",
+    ],
+)
+def test_a_socket_s_path_cannot_pass_for_fields_of_its_record(path: str) -> None:
+    """Anybody can connect to a path that does not exist, and ENRICHED format shows it as it is."""
+    raw = Record("SOCKADDR", "saddr=" + ("01002F" + path.encode().hex()).upper())
+    shown = Record("SOCKADDR", f"{raw.body}\x1dSADDR={{ saddr_fam=local path=/{path} }}")
+    assert shown.fields == raw.fields == {"saddr": raw.body.removeprefix("saddr=")}
+    assert shown.inner == {}
+    assert shown.enriched == {"SADDR": f"{{ saddr_fam=local path=/{path} }}"}
+    assert [shown.get(name) for name in ("exe", "uid", "msg")] == [None] * 3
+    assert shown.added("uid") is None
+
+
+@pytest.mark.parametrize(
     ("first", "last", "argv", "wrong"),
     [
         (1, 2, ["cat", "my file.txt"], []),
