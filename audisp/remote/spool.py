@@ -155,12 +155,21 @@ class FrameReader:
             assert self._walk is not None
             assert self._segment is not None
             # Whether another segment follows is asked first: then this one grows no more, and its size is final.
-            last = self._stream.segments_from(self._at)[-1:] in ([], [self._segment])
+            last = self._is_last()
             packed = self._walk.next(self._segment.size)
             if packed is not None:
                 yield packed, self._walk
             elif last or not self._open_next():
                 return
+
+    def _is_last(self) -> bool:
+        """Whether no segment follows the one that is open, which is looked up again: the spool may be, too."""
+        assert self._segment is not None
+        listed = self._stream.segments_from(self._at)
+        for each in listed:
+            if each.header.segment == self._segment.header.segment:
+                self._segment = each
+        return not listed or listed[-1] is self._segment
 
     def _open_next(self) -> bool:
         """Go on with the segment behind the one that is open, or with the one where the number is."""

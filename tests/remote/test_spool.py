@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
@@ -156,3 +158,44 @@ def test_damage_costs_its_frame_alone(tmp_path: Path) -> None:
         assert [each.first for each in reader.read()] == [1, 21]
         reader.close()
         assert spool.settle_to(31) == 20
+
+
+def test_a_reader_goes_on_over_a_spool_that_was_opened_anew(tmp_path: Path) -> None:
+    spool = stream(tmp_path / "s")
+    spool.open()
+    put(spool, block(1, 10))
+    reader = FrameReader(spool, 1)
+    assert len(reader.read()) == 1
+    spool.close()
+    spool.open()
+    put(spool, block(11, 10))
+    assert [each.first for each in reader.read()] == [11]
+    reader.close()
+    spool.close()
+
+
+def test_two_threads(tmp_path: Path) -> None:
+    """One stores and settles, one reads: what is read is what was stored, in order, up to the last frame."""
+    count = 300
+    with stream(tmp_path / "s", 40_000_000) as spool:
+        settled = 1
+        done = threading.Event()
+
+        def write() -> None:
+            for number in range(1, count * 100, 100):
+                put(spool, heavy(number, 100))
+                spool.settle_to(settled)
+            done.set()
+
+        reader = FrameReader(spool, 1)
+        found: list[DataFrame] = []
+        with ThreadPoolExecutor(1) as pool:
+            writing = pool.submit(write)
+            while not done.is_set() or (found and found[-1].after.next < spool.next_record):
+                found += reader.read()
+                if found:
+                    settled = found[-1].after.next
+            writing.result()
+        reader.close()
+        assert numbers_in(b"".join(each.unpack() for each in found)) == list(range(1, count * 100 + 1))
+        chained(found)
