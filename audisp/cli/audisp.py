@@ -73,7 +73,7 @@ def _parser() -> argparse.ArgumentParser:
         help="say what became of one event",
         description="Of an event that passed lately (10 minutes, 64 MiB of stream): where it came from, how it was put "
         "together, what each plugin's filter said, and when each plugin had it. Exit status: 0 it is known, 1 it is "
-        "not, or no longer.",
+        "not, or no longer, or no audispd answers, 2 that is no event's id.",
     )
     each.add_argument("event", metavar="EVENT-ID", help="SEC.MSEC:SERIAL, as in msg=audit(1700000000.123:4567)")
     each.add_argument("--json", action="store_true", help="one JSON object, for programs")
@@ -145,6 +145,9 @@ def main(argv: list[str] | None = None) -> int:
     except OSError as error:
         print(f"audisp: {_unreachable(given.runtime_dir, error)}", file=sys.stderr)
         return EXIT_FAILED
+    except (ConfigError, ParseError) as error:
+        print(f"audisp: {error}", file=sys.stderr)
+        return EXIT_USAGE
     except AudispError as error:
         print(f"audisp: {error}", file=sys.stderr)
         return EXIT_FAILED
@@ -181,6 +184,9 @@ def _cat(given: argparse.Namespace) -> int:
         return cat(given.files, shape, head=getattr(shape, "header", b""), pick=pick)
     except BrokenPipeError:
         return _unread()
+    except AudispError as error:
+        print(f"audisp: {error}", file=sys.stderr)
+        return EXIT_USAGE
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
 
@@ -197,9 +203,13 @@ def _tail(given: argparse.Namespace) -> int:
 
     request = {"shape": given.shape, "shape_version": _shape_version(given)}
     if given.filter is not None:
+        from audisp.parse.filter import compile_filter
+
+        compile_filter(given.filter)  # before anybody is asked
         request["filter"] = given.filter
+    head = getattr(make_shape(given.shape, ShapeSettings()), "header", b"")
     try:
-        return tail(given.runtime_dir, request)
+        return tail(given.runtime_dir, request, head)
     except BrokenPipeError:
         return _unread()
     except KeyboardInterrupt:
@@ -209,9 +219,11 @@ def _tail(given: argparse.Namespace) -> int:
 def _explain(given: argparse.Namespace) -> int:
     """Raises OSError or AudispError if the dispatcher cannot be reached."""
     from audisp.dispatch.control import ask
-    from audisp.dispatch.explain import words
+    from audisp.dispatch.explain import ID, words
 
     wanted = given.event.removeprefix("msg=").removeprefix("audit(").removesuffix(":").removesuffix(")")
+    if ID.match(wanted) is None:
+        raise ConfigError(f"{wanted[:60]!r} is no event's id: SEC.MSEC:SERIAL, as in msg=audit(...)")
     answer = ask(given.runtime_dir, "explain", EXPLAIN_SECONDS, id=wanted)
     if "error" in answer:
         print(f"audisp: {answer['error']}", file=sys.stderr)

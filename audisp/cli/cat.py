@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import Final
 
 from audisp.config.grammar import shown
+from audisp.errors import AudispError
 from audisp.event import Batch, Run, whole_runs
 from audisp.parse.assemble import Assembler
 from audisp.parse.form import longest_exceeds, terminal_safe
@@ -30,6 +32,10 @@ Write = Callable[[bytes], None]
 Pick = Callable[[Batch], Batch | None]
 
 
+class OutputError(AudispError):
+    """Standard output cannot be written to."""
+
+
 class Sink:
     """Standard output: as it is into a file or a pipe, escaped onto a terminal."""
 
@@ -38,13 +44,25 @@ class Sink:
         self._escape = os.isatty(file)
 
     def write(self, data: bytes) -> None:
-        """All of it. Raises BrokenPipeError when nobody reads any more."""
+        """All of it. Raises BrokenPipeError when nobody reads any more, OutputError for any other reason."""
         if self._escape:
             lines = [terminal_safe(line) for line in data.split(b"\n")]
             data = "\n".join(lines).encode("utf-8", "backslashreplace")
         view = memoryview(data)
-        while view:
-            view = view[os.write(self._file, view) :]
+        try:
+            while view:
+                view = view[os.write(self._file, view) :]
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise OutputError(f"standard output: {error.strerror or error}") from error
+
+
+def standard_output() -> int:
+    """Its descriptor. Raises OutputError if it was closed."""
+    if sys.stdout is None:
+        raise OutputError("standard output is closed")
+    return sys.stdout.fileno()
 
 
 class Catting:
@@ -143,13 +161,32 @@ def _pieces(name: str) -> Iterator[bytes]:
     if name == STDIN:
         yield from LogReader(0)
         return
-    with open_log(name) as log:
+    with _opened(name) as log:
         yield from log
 
 
+def _opened(name: str) -> LogReader:
+    """A file, or a pipe that has a name (``<(...)``). Raises OSError."""
+    try:
+        piped = stat.S_ISFIFO(os.stat(name).st_mode)
+    except OSError:
+        piped = False  # opening it says what is wrong
+    if not piped:
+        return open_log(name)
+    file = os.open(name, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return LogReader(file)
+    except BaseException:
+        os.close(file)
+        raise
+
+
 def cat(files: list[str], shape: Shape, *, head: bytes = b"", pick: Pick | None = None) -> int:
-    """Write the events of these files ("-": standard input). Returns the exit status; complaints go to stderr."""
-    sink = Sink(sys.stdout.fileno())
+    """Write the events of these files ("-": standard input). Returns the exit status; complaints go to stderr.
+
+    Raises OutputError or BrokenPipeError if nothing can be written any more.
+    """
+    sink = Sink(standard_output())
     status = OK
     catting = Catting(shape, sink.write, pick)
     if head:

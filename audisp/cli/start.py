@@ -53,6 +53,7 @@ def isolate(module: str, argv: list[str]) -> None:
     """Become ``python -I -m MODULE ARGV``. Returns if that is the mode already."""
     if sys.flags.isolated or not sys.executable:
         return
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:  # closed by whoever started us
+            stream.flush()
     os.execv(sys.executable, [sys.executable, "-I", "-m", module, *argv])  # noqa: S606 - ourselves

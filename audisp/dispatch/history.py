@@ -18,6 +18,7 @@ import attrs
 import zstandard
 
 from audisp.dispatch.intake import Intake
+from audisp.event import Run, runs
 from audisp.record import Block
 
 MAX_SECONDS: Final = 600.0
@@ -146,13 +147,16 @@ class History:
         with self._lock:
             return list(self._entries)
 
-    def find(self, stamp: bytes, serial: int) -> Iterator[Passed]:
-        """The blocks and batches that have, or may have (no text), records of this stamp, oldest first. In a worker
-        thread: it unpacks what it looks into."""
+    def find(self, head: bytes, serial: int) -> Iterator[tuple[Passed, list[Run] | None]]:
+        """The blocks and batches that have records of this head (``audit(SEC.MSEC:SERIAL):``), with their runs of it,
+        oldest first; None for one that may have some, whose text is not kept. In a worker thread: it unpacks what it
+        looks into. Only a record's own stamp counts, not one that somebody wrote into a value."""
         for entry in self.entries():
             text = entry.text()
             if text is None:
                 if entry.serials is not None and entry.serials[0] <= serial <= entry.serials[1]:
-                    yield entry
-            elif stamp in text:
-                yield entry
+                    yield entry, None
+            elif head in text:
+                found = [run for run in runs(text) if run[2] == head]
+                if found:
+                    yield entry, found

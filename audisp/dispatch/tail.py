@@ -27,6 +27,10 @@ MAX_TAILS: Final = 4
 QUEUE_BYTES: Final = 4 * 1024 * 1024
 """What may wait for one: some seconds of a busy host."""
 NAME: Final = "tail-"
+STALLED: Final = 300.0
+"""Seconds after which one that takes nothing is let go: it holds one of the places. Less than the day below."""
+DELIVER_TIMEOUT: Final = 86_400.0
+"""The host's own limit, which is for plugins that hang: a terminal that was stopped (Ctrl-S) does not."""
 
 
 @attrs.frozen
@@ -61,6 +65,7 @@ def request_conf(request: dict[str, Any], name: str) -> PluginConf:
         queue_bytes=QUEUE_BYTES,
         required=False,
         max_restarts=0,
+        deliver_timeout=DELIVER_TIMEOUT,
     )
 
 
@@ -72,10 +77,14 @@ async def serve_tail(client: trio.socket.SocketType, request: dict[str, Any], ro
     name = next(f"{NAME}{number}" for number in range(1, MAX_TAILS + 1) if f"{NAME}{number}" not in taken)
     conf = request_conf(request, name)
 
+    gone = trio.CancelScope()
+
     async def deliver(block: Block) -> None:
         try:
-            await send_all(client, block.data)
-        except OSError as error:
+            with trio.fail_after(STALLED):
+                await send_all(client, block.data)
+        except (OSError, trio.TooSlowError) as error:
+            gone.cancel()  # a line may have been sent in part: nothing can follow it
             raise Retry(str(error)) from error  # what it did not get was not delivered
 
     @asynccontextmanager
@@ -86,9 +95,10 @@ async def serve_tail(client: trio.socket.SocketType, request: dict[str, Any], ro
     async with trio.open_nursery() as nursery:
         await roster.attach(nursery, conf, PluginType("tail", _NoSettings, open_tail), _NoSettings())
         try:
-            # It says nothing more; what comes is its end.
-            while await client.recv(1024):
-                continue
+            with gone:
+                # It says nothing more; what comes is its end.
+                while await client.recv(1024):
+                    continue
         finally:
             with trio.CancelScope(shield=True):
                 await roster.detach(name)

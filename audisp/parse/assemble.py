@@ -286,15 +286,16 @@ class Assembler:
     def _pass_by(self, found: list[Run], out: list[Out]) -> bool:
         """Of a recorded stream: put out what its node's stamps have left behind. Whether there was anything."""
         settled = self.counts.records_in - SETTLED
-        clocks: dict[bytes, int] = {}
+        if next(iter(self._open.values())).seen > settled:
+            return False
+        newest = {node: head for _, node, head in found if head}
         behind = []
         for key, entry in self._open.items():
             if entry.seen > settled:
                 break
             node, head = key
-            if node not in clocks:
-                clocks[node] = next((_second(run[2]) for run in reversed(found) if run[1] == node and run[2]), -1)
-            if _second(head) + self.timeout <= clocks[node]:
+            now = newest.get(node)
+            if now is not None and _second(head) + self.timeout <= _second(now):
                 behind.append(key)
         out += [self._close(key, TIMED_OUT) for key in behind]
         return bool(behind)

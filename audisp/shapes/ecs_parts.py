@@ -438,10 +438,11 @@ def arguments_of(records: list[Record]) -> Piece:
     for record in records:
         items = [item for item in record.outer_items() if not _IS_ARGUMENT.match(item[0])]
         for name, value in record.fields.items():
-            if name != "argc" and _IS_ARGUMENT.match(name):
-                # Said again, or in pieces as well: the vector has the first, and the whole one.
-                if seen.setdefault(name, value) != value or ("[" in name and name.partition("[")[0] in whole):
-                    items.append((name, value))
+            if name == "argc" or not _IS_ARGUMENT.match(name):
+                continue
+            # Said again, or in pieces as well: the vector has the first, and the whole one.
+            if seen.setdefault(name, value) != value or ("[" in name and name.partition("[")[0] in whole):
+                items.append((name, value))
         items += activity.repeated(record) + record.inner_items() + list(record.enriched.items())
         said = record.fields.get("argc")
         if argc is None:

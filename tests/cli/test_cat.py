@@ -113,3 +113,29 @@ def test_a_terminal_gets_no_control_characters(tmp_path: Path) -> None:
         assert not set(data) & ({*range(32)} - {10, 13} | {127}), shape
         assert "\u202e" not in data.decode("utf-8", "replace"), shape
         assert b"\x9b" not in data, shape
+
+
+def test_output_that_cannot_be_written_is_no_fault_of_a_file() -> None:
+    for script, said in (
+        (f"exec {AUDISP} cat {MIXED} {MIXED} >/dev/full", b"audisp: standard output: No space left on device\n"),
+        (f"exec {AUDISP} cat {MIXED} >&-", b"audisp: standard output is closed\n"),
+    ):
+        done = subprocess.run(["sh", "-c", script], stderr=subprocess.PIPE, timeout=50, check=False)
+        assert (done.returncode, done.stderr) == (2, said)
+
+
+def test_a_pipe_with_a_name_is_read() -> None:
+    command = f"{AUDISP} cat <(cat {MIXED}) --shape raw"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, timeout=50, check=True)
+    assert done.stdout.count(b"\n") == MIXED.read_bytes().count(b"\n")
+
+
+def test_what_is_wrong_with_the_arguments_is_said_before_anybody_is_asked(tmp_path: Path) -> None:
+    for words, said in (
+        (["tail", "--filter", "x ="], b"audisp: column "),
+        (["explain", "foo"], b"audisp: 'foo' is no event's id"),
+        (["tail"], b"audisp: no audispd runs at "),
+    ):
+        done = subprocess.run([AUDISP, *words, "--runtime-dir", tmp_path], capture_output=True, timeout=50, check=False)
+        assert done.stderr.startswith(said)
+        assert done.returncode == (1 if words == ["tail"] else 2)

@@ -54,6 +54,11 @@ async def test_one_event_from_its_source_to_every_plugin(world: World) -> None:
             assert "from feed: 2 records" in text
             assert "filtered; filter_drop: key i= secret" in text
             assert (await ask("1700000000.123:8"))["known"] is False
+            # A stamp that somebody wrote into a message is no event's.
+            await feed.lines("USER 9 pid=1 uid=0 msg='x msg=audit(1700000000.123:8): type=EVIL'")
+            await until(lambda: feed.books.routed == 3)
+            assert (await ask("1700000000.123:8"))["known"] is False
+            assert (await ask("1700000000.123:9"))["records"][0]["records"] == 1
             assert "no longer known" in words(await ask("1700000000.123:8"))[0]
             assert "is no event's id" in (await ask("7"))["error"]
         finally:
@@ -98,13 +103,13 @@ def test_memory_is_bounded_whatever_passes(tidy: bool, monkeypatch: pytest.Monke
     assert plain <= 1 << 18
     assert packed <= (1 << 17) + 100_000
     assert sum(each.size for each in entries) <= 1 << 20
-    last = list(history.find(b"msg=audit(1700000000.123:1999):", 1999))
-    assert [each.text() is not None for each in last] == [True]
+    last = list(history.find(b"audit(1700000000.123:1999):", 1999))
+    assert [runs is not None for _, runs in last] == [True]
     if not tidy:
         oldest = entries[0]
         assert oldest.text() is None
         assert oldest.serials is not None
-        assert list(history.find(b"nowhere", oldest.serials[0])) == [oldest]
+        assert list(history.find(b"nowhere", oldest.serials[0])) == [(oldest, None)]
 
 
 def test_what_is_old_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
