@@ -149,7 +149,7 @@ class Committer:
         self._store_is_free = trio.Lock()
         self._disk: DiskTrouble | None = None
         self._low = ""
-        self._suspended = False
+        self._suspended = self._ending = False
         self._told: Trouble | None = None
 
     # What is wrong, and who is told.
@@ -192,6 +192,14 @@ class Committer:
         self._accounts.add(account)
         if self.trouble is not None:
             account.told(self.trouble, self.text)
+        if self._ending:
+            account.end()
+
+    def end(self) -> None:
+        """The collector ends: everybody is told, those too who come now."""
+        self._ending = True
+        for account in self.accounts:
+            account.end()
 
     def leave(self, account: Account) -> None:
         """It has ended."""

@@ -135,6 +135,14 @@ def run(options: Options, feed: Feed | None = None) -> int:
         code = error.code
     except AudispError as error:
         say("error", str(error))
+    except BaseExceptionGroup as group:
+        rest = group.subgroup(lambda error: not isinstance(error, AudispError))
+        if rest is not None:
+            # In the background nobody sees the traceback that follows; this line goes to syslog.
+            say("critical", f"a defect of our own: {rest.exceptions[0]!r}")
+            readiness.failed(code)
+            raise
+        say("error", f"cannot go on: {group.exceptions[0]}")
     finally:
         voice.close()
     readiness.failed(code)
@@ -247,8 +255,7 @@ class Collector:
                 await self._stop.wait()
                 accepting.cancel_scope.cancel()
             self.say("info", f"ending; {len(self.services.hosts.connections)} connections are told")
-            for account in self.committer.accounts:
-                account.end()
+            self.committer.end()
             sessions.cancel_scope.deadline = trio.current_time() + self.conf.drain_timeout
             await self.committer.emptied()
             sessions.cancel_scope.cancel()

@@ -191,6 +191,8 @@ class NativeSession(Account):
             other.cut("replaced by a new connection")
             await other.ended.wait()
             await other.settled()
+        if self._receiver.over:
+            return
         store = self._services.committer.store
         try:
             self._receiver.welcome(store.position(self.identity, hello.spool), time.monotonic())

@@ -141,6 +141,9 @@ class RmwSession(Account):
         while True:
             if await self._take():
                 return
+            if self._ending:
+                # Nothing more is taken; the writer ends this when what waits is answered.
+                await trio.sleep_forever()
             if server.full:
                 await self._progressed()
                 continue

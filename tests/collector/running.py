@@ -72,8 +72,7 @@ class Running:
     async def stop(self) -> None:
         """As at SIGTERM."""
         self.accepting.cancel()
-        for account in self.committer.accounts:
-            account.end()
+        self.committer.end()
         with trio.fail_after(PATIENCE):
             await self.committer.emptied()
             await self.committer.drained()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import random
 import socket
 import struct
 import zlib
@@ -207,6 +208,58 @@ async def test_a_host_that_breaks_the_protocol_is_cut_off(tmp_path: Path, data: 
         await until(lambda: server.services.flight.used == 0, "nothing is held")
         await still_works(server)
         assert not server.lines("defect")
+
+
+def spoiled(data: bytes, chance: random.Random) -> bytes:
+    """The same with a few bytes changed, left out or put in, and sometimes cut."""
+    some = bytearray(data)
+    for _ in range(chance.randrange(1, 4)):
+        at = chance.randrange(len(some))
+        match chance.randrange(4):
+            case 0:
+                some[at] ^= 1 << chance.randrange(8)
+            case 1:
+                del some[at : at + chance.randrange(1, 9)]
+            case 2:
+                some[at:at] = chance.randbytes(chance.randrange(1, 9))
+            case 3:
+                some[at : at + 4] = chance.choice([b"\0\0\0\0", b"\xff\xff\xff\xff"])
+        some = some or bytearray(b"x")
+    return bytes(some[: chance.randrange(1, len(some) + 1)] if chance.random() < 0.2 else some)
+
+
+def resealed(one: DataFrame, chance: random.Random) -> bytes:
+    """A data frame with a spoiled body and right checksums, so that it gets further."""
+    size = struct.unpack_from("<I", one.raw, 8)[0]
+    body = one.raw[PREFIX_BYTES:]
+    head, packed = spoiled(body[:size], chance), spoiled(body[size:], chance) if chance.random() < 0.5 else body[size:]
+    return prefix(3, len(head), len(packed), one.plain, head + packed)
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_seeded_nonsense_ends_its_own_connection_and_nothing_else(tmp_path: Path, seed: int) -> None:
+    chance = random.Random(seed)
+    async with running(tmp_path / "c", plain=True, tcp_max_per_addr=5_000) as server:
+        for n in range(60):
+            identity = f"{n}.slow"
+            frames = chain(3, 5, 1)
+            if n % 3 == 0:
+                data = spoiled(HELLO + b"".join(each.under(DATA_MARK) for each in frames), chance)
+            elif n % 3 == 1:
+                data = HELLO + frames[0].under(DATA_MARK) + resealed(frames[1], chance)
+            else:
+                data = spoiled(b"".join(Frame(Type.MESSAGE, m, RECORD).encode() for m in range(4)), chance)
+            plain = n % 3 == 2
+            stream = await (connect_plain(server.port) if plain else connect(server.port, identity))
+            async with stream:
+                with contextlib.suppress(trio.BrokenResourceError):
+                    await stream.send_all(data)
+                    await stream.send_eof()
+                await rejected(stream)
+        await until(lambda: server.listener.admission.total == 0, "all have gone")
+        await still_works(server)
+        assert not server.lines("defect")
+        await until(lambda: server.services.flight.used == 0, "nothing is held")
 
 
 async def test_a_forged_retry_of_another_host_is_its_own_record(tmp_path: Path) -> None:

@@ -217,6 +217,20 @@ async def test_the_end_is_told_and_nothing_under_way_is_lost(tmp_path: Path) -> 
         assert stored == split(lines(1, len(stored)))
 
 
+async def test_who_comes_when_the_collector_ends_is_told(tmp_path: Path) -> None:
+    async with running(tmp_path / "c") as server:
+        early = await connect(server.port, "web1")
+        server.committer.end()
+        async with await native(server, chain(3), "web2") as late:
+            await late.until(lambda: False)
+            assert "the collector ends" in str(late.others)
+        await rejected(early)
+        await early.aclose()
+        async with RmwClientOf(await connect(server.port, "web1", native=False)) as client:
+            assert await client.hear() == Frame(Type.ENDING, 0)
+        assert server.records() == []
+
+
 async def test_too_many_hosts_are_refused_one_by_one(tmp_path: Path) -> None:
     async with running(tmp_path / "c") as server:
         server.store.bound(Policy(), 0, 1)
