@@ -140,6 +140,7 @@ class _Walk:
         mark = EndMark(folder, where, write=False)
         mark.close()
         self._scan = Scan(folder, where, 0, mark.found)
+        self._leftovers = {segment.number for segment in self._scan.leftovers()}
         self._checks: dict[StreamKey, _Check] = {}
         self._damage = 0
         self._unusable: list[str] = [*self._scan.unusable]
@@ -161,6 +162,8 @@ class _Walk:
         last = self._scan.segments[-1] if self._scan.segments else None
         store: bytes | None = None if self._scan.header is None else self._scan.header.spool
         for segment in self._scan.segments:
+            if segment.number in self._leftovers:
+                continue
             limit = self._scan.good if segment is last else segment.size
             try:
                 file = open_file(self._folder, segment.name, os.O_RDONLY, self._where)

@@ -178,13 +178,11 @@ def _take(excess: dict[str, int], census: Census, need: int = 0) -> tuple[list[C
         taken = {name: size for name, size in there.items() if name in excess}
         if not taken:
             continue
-        if len(taken) == len(there):
-            choices.append(Choice((segment,), None))
-            gained += segment.size
-        else:
-            choices.append(Choice((segment,), frozenset(taken)))
-            gained += sum(taken.values())
-            copied += segment.size - sum(taken.values())
+        # What is left of it has no rows of streams in front.
+        left = sum(there.values()) - sum(taken.values())
+        choices.append(Choice((segment,), frozenset(taken) if left else None))
+        gained += segment.size - left
+        copied += left
         for name, size in taken.items():
             excess[name] -= size
             if excess[name] <= 0:

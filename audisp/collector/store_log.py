@@ -103,8 +103,7 @@ class Log:
         self.index, self.tail, self.trouble = scan.index, None, None
         self.beginning = scan.beginning
         self._clean(scan)
-        if scan.replaced is not None:
-            self._finish(scan.replaced)
+        self.unlink(scan.leftovers())
         if scan.header is not None and self.segments and self.segments[-1].number == scan.header.first:
             self._take_up(scan, scan.header)
         return scan
@@ -139,23 +138,6 @@ class Log:
         self.tail = Tail.reopen(self.folder, header, scan.good, self.path)
         last.size = scan.good
         self._full = self.policy.segment_bytes + self.beginning
-
-    def _finish(self, replaced: Replaced) -> None:
-        """Do what was decided and perhaps not done when the process before us was killed."""
-        there = [segment for segment in self.segments if segment.number in replaced.numbers]
-        if there and replaced.by and self._id_of(there[0]) != replaced.by:
-            # The new file did not get its name. What it would have left out is passed over by number.
-            return
-        self.unlink(there[1:] if replaced.by else there)
-
-    def _id_of(self, segment: SegmentFile) -> bytes:
-        file = open_file(self.folder, segment.name, os.O_RDONLY, self.path)
-        try:
-            return SegmentHeader.decode(os.pread(file, HEADER_BYTES, 0)).segment
-        except StoreError:
-            return b""
-        finally:
-            os.close(file)
 
     def _close_tail(self) -> None:
         if self.tail is not None:

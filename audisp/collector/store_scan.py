@@ -123,6 +123,19 @@ class Scan:
                 self.findings.no_rows += 1
         return 0
 
+    def leftovers(self) -> list[SegmentFile]:
+        """Segments that something has taken the place of, and that are still there because the process that did it was
+        killed. If the new file did not get its name there are none: what it would have left out is passed over by
+        number. OSError."""
+        replaced = self.replaced
+        if replaced is None:
+            return []
+        there = [segment for segment in self.segments if segment.number in replaced.numbers]
+        if not replaced.by or not there:
+            return there
+        with self._frames(there[0]) as frames:
+            return there[1:] if frames is not None and frames.header.segment == replaced.by else []
+
     @contextlib.contextmanager
     def _frames(self, segment: SegmentFile) -> Iterator[Frames | None]:
         """The frames of a segment; None if it is none."""

@@ -370,6 +370,8 @@ def killed_at(number: int, folder: Path, monkeypatch: pytest.MonkeyPatch) -> boo
         except Killed:
             pass
     store.close()
+    # Whoever only reads finds it well, too.
+    assert not folder.exists() or verify(folder).verdict <= Verdict.DROPPED
     with Store(folder, policy=policy) as store:
         assert store.findings == Findings(torn=store.findings.torn, torn_bytes=store.findings.torn_bytes)
         check(store, folder, hosts, acked)
@@ -409,6 +411,8 @@ def test_killed_while_segments_are_put_together(tmp_path: Path, monkeypatch: pyt
             except Killed:
                 killed = True
         store.close()
+        assert verify(folder).verdict is Verdict.INTACT
+        assert all(serials(folder, host.identity) == [*range(1, host.at.next)] for host in hosts)
         for _ in range(2):
             with Store(folder, policy=policy) as store:
                 assert store.findings == Findings(torn=store.findings.torn, torn_bytes=store.findings.torn_bytes)
