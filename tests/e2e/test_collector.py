@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import signal
 import subprocess
 import threading
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -190,6 +192,42 @@ def test_hup_drops_the_disabled_alone(tmp_path: Path) -> None:
             collector.send(signal.SIGHUP)
             wait_for(lambda: len(collector.records("one")) == 20, "it is let in again")
             assert collector.records("one") == lines(numbered(1, 20))
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 16 MiB."""
+    mount = tmp_path / "disk"
+    mount.mkdir()
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m,mode=0700", "tmpfs", str(mount)], check=False)
+    if done.returncode:
+        pytest.skip("root: mounting a tmpfs is not allowed here")
+    try:
+        yield mount
+    finally:
+        subprocess.run(["umount", "-l", str(mount)], check=True)
+
+
+def test_a_disk_that_is_full_for_a_while(tmp_path: Path, small_disk: Path) -> None:
+    filler = small_disk / "filler"
+    collector, key = keyed(tmp_path / "collector", store_dir=small_disk / "store")
+    collector.store = small_disk / "store"
+    with collector, sender(tmp_path / "remote", collector.port, key) as remote:
+        remote.write(numbered(1, 100))
+        wait_for(lambda: stored(collector, 100), "the first are stored")
+        with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
+            while True:
+                file.write(bytes(4_096))
+        remote.write(numbered(101, 30_000))
+        wait_for(lambda: collector.status()["trouble"] == "disk-full", "it is full")
+        wait_for(lambda: remote.fresh_state()["trouble"] == "disk-full", "the sender knows")
+        collector.restart()
+        wait_for(lambda: collector.status()["trouble"] == "disk-full", "it is full still")
+        filler.unlink()
+        wait_for(lambda: stored(collector, 30_100), "all is stored")
+        assert collector.records() == lines(numbered(1, 30_100))
+        wait_for(lambda: remote.fresh_state()["trouble"] == "none", "the sender knows that, too")
+        assert collector.verified().status == 0
 
 
 def test_a_wrong_configuration_is_told_and_status_6(tmp_path: Path) -> None:
