@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+import time
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from audisp.cli.collector import moment, table
+from audisp.cli.collector import main, moment, table
+from audisp.collector.store import Store
+from audisp.collector.store_frames import Unnumbered
 from audisp.errors import ConfigError
 
 NOW = 1_764_187_200.0
@@ -40,6 +46,60 @@ def test_what_is_no_moment_is_told(text: str) -> None:
         return
     with pytest.raises(ConfigError, match="is no time"):
         moment(text, NOW)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A configuration and a store of two hosts, whose events have the same stamps and came in turn."""
+    tmp_path.chmod(0o750)
+    conf = tmp_path / "audisp-collector.conf"
+    conf.write_text(f"transport = tcp\nstore_dir = {tmp_path}/store\nruntime_dir = {tmp_path}/run\n")
+    conf.chmod(0o640)
+    with Store(tmp_path / "store") as store:
+        for n in range(1, 4):
+            for kind in ("SYSCALL", "CWD"):
+                for host, name in (("one", "/one"), ("two", "/two")):
+                    text = 'syscall=59 success=yes exit=0 comm="x"' if kind == "SYSCALL" else f'cwd="{name}"'
+                    data = f"type={kind} msg=audit({1_700_000_000 + n}.000:{n}): arch=c000003e {text}\n".encode()
+                    store.append(Unnumbered(host, data, time.time_ns()))
+        store.commit()
+    return tmp_path
+
+
+def test_cat_of_one_host_and_of_a_time(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["cat", "-c", str(folder), "--host", "two", "--since", "1700000002", "--until", "1700000002"]) == 0
+    out = capfd.readouterr().out
+    assert out.count("msg=audit(1700000002.000:2)") == 2
+    assert out.count("\n") == 2
+    assert "/one" not in out
+    assert main(["cat", "-c", str(folder), "--host", "three"]) == 1
+
+
+def test_events_of_hosts_are_not_mixed_up(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["cat", "-c", str(folder), "--shape", "laurel"]) == 0
+    events = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
+    assert sorted(event["CWD"]["cwd"] for event in events) == ["/one"] * 3 + ["/two"] * 3
+    assert all("SYSCALL" in event for event in events)
+
+
+def test_verify_tells_what_was_edited(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["verify", "-c", str(folder)]) == 0
+    (segment,) = (folder / "store").glob("*.seg")
+    data = bytearray(segment.read_bytes())
+    data[-3] ^= 1
+    segment.write_bytes(data)
+    assert main(["verify", "-c", str(folder), "--host", "two"]) == 1
+    assert "intact" in capfd.readouterr().out.splitlines()[0]
+
+
+def test_without_a_collector_or_a_store(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["hosts", "-c", str(folder)]) == 1
+    assert "no collector answers" in capfd.readouterr().err
+    shutil.rmtree(folder / "store")
+    for command in ("cat", "verify"):
+        assert main([command, "-c", str(folder)]) == 2
+    assert "there is no store" in capfd.readouterr().err
+    assert main(["cat", "-c", str(folder / "nowhere")]) == 2
 
 
 def row(**more: Any) -> dict[str, Any]:
