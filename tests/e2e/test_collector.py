@@ -15,6 +15,7 @@ from typing import Any, Final
 import pytest
 
 from audisp.parse.psk import Key
+from audisp.wire.rmw import Frame, Type
 from tests.e2e.collectors import Collector, TheirRemote
 from tests.e2e.remotes import Remote, numbered
 from tests.e2e.stream import PATIENCE, wait_for
@@ -147,6 +148,32 @@ def test_our_remote_with_kills_of_both(tmp_path: Path) -> None:
         assert (host["authenticated"], host["missing"], host["holes"]) == (True, 0, 0)
         assert [each["protocol"] for each in host["connections"]] == ["native"]
         assert collector.verified().status == 0
+
+
+@needs("openssl")
+def test_a_c_program_over_tls(tmp_path: Path) -> None:
+    """As audit-userspace 4.2 is configured by default: TLS 1.3, a PSK, its list of suites, no ALPN."""
+    collector, _ = keyed(tmp_path / "collector")
+    records = corpus(3)
+    with collector:
+        argv = ["openssl", "s_client", "-connect", f"127.0.0.1:{collector.port}", "-quiet", "-tls1_3"]
+        suites = "TLS_AES_128_GCM_SHA256:TLS_CHACHA20_POLY1305_SHA256:TLS_AES_256_GCM_SHA384"
+        argv += ["-psk", bytes(range(32)).hex(), "-psk_identity", WEB1, "-ciphersuites", suites]
+        pipe = subprocess.PIPE
+        with subprocess.Popen(argv, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL) as client:
+            assert client.stdin is not None
+            assert client.stdout is not None
+            try:
+                for sequence, record in enumerate(records, 2):
+                    client.stdin.write(Frame(Type.MESSAGE, sequence, record).encode())
+                    client.stdin.flush()
+                    assert client.stdout.read(16) == Frame(Type.ACK, sequence).encode()
+                assert [each["protocol"] for each in collector.host(WEB1)["connections"]] == ["rmw"]
+                assert collector.stop() == 0
+                assert client.stdout.read(16) == Frame(Type.ENDING, 0).encode()
+            finally:
+                client.kill()
+        assert collector.records(WEB1) == records
 
 
 def test_term_says_goodbye_and_stores_what_it_has(tmp_path: Path) -> None:
