@@ -155,7 +155,7 @@ class Index:
         if magic != MAGIC or len(body) != head_size + rows_size or zlib.crc32(body) != crc:
             return None
         try:
-            fields = msgpack.unpackb(body[:head_size], max_buffer_size=MAX_INDEX)
+            fields = msgpack.unpackb(body[:head_size])
             if (fields["version"], fields["segment"], fields["size"]) != (VERSION, segment, size):
                 return None
             return cls._of(fields, body[head_size:])

@@ -28,9 +28,9 @@ def seconds(data: bytes, records: int) -> tuple[int, int]:
     """First and last second, since the epoch, that stamps of these records can have; it may be a longer time than they
     do have, never a shorter one. 0 and MAX_NUMBER if a record has no stamp.
 
-    A record that spells out a stamp in its text can only make the answer slower. (To be left out of it, a record would
-    have to stand between two whose stamps begin alike, begin otherwise itself, and have a neighbour that spells out
-    the very stamp that it lacks.)
+    A record that spells out a stamp in its text can only make the answer slower, with one exception: where another one
+    has no stamp, or one far from all others, and the first spells out the very beginning that this lacks. Whoever can
+    write both could as well write what stamps they like.
     """
     first = STAMP.match(data)
     last = STAMP.match(data, data.rfind(b"\n", 0, len(data) - 1) + 1)
@@ -64,7 +64,7 @@ def nodes(data: bytes, records: int) -> tuple[str, ...]:
         return ()
     if data.startswith(b"node="):
         start = data[: data.find(b" ") + 1]
-        if start and data.count(b"\n" + start) == records - 1:
+        if len(start) > len(b"node= ") and data.count(b"\n" + start) == records - 1:
             return (_name(start[5:-1]),)
     return tuple(dict.fromkeys(_name(each) for each in dict.fromkeys(_NODE.findall(data))))[:MAX_NODES]
 

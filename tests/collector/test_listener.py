@@ -470,6 +470,28 @@ async def test_a_frame_that_does_not_end_is_not_waited_for(tmp_path: Path, hurri
         await still_works(server)
 
 
+async def test_a_host_that_is_silent_is_taken_for_dead(tmp_path: Path) -> None:
+    async with running(tmp_path / "c", idle_timeout=1) as server:
+        stream = await connect(server.port, "web1")
+        async with stream:
+            await stream.send_all(HELLO)
+            await rejected(stream)
+        assert server.lines("nothing was heard")
+
+
+async def test_a_frame_that_drips_is_not_waited_for_either(tmp_path: Path, hurried: None) -> None:
+    async with running(tmp_path / "c") as server:
+        stream = await connect(server.port, "web1")
+        async with stream:
+            await stream.send_all(HELLO)
+            with trio.move_on_after(20), contextlib.suppress(trio.BrokenResourceError):
+                for byte in frame(1, 200).under(DATA_MARK):
+                    await stream.send_all(bytes([byte]))
+                    await trio.sleep(0.01)
+        await until(lambda: server.lines("not whole"), "it is cut off")
+        assert server.records() == []
+
+
 async def test_a_record_that_does_not_end_is_not_waited_for(tmp_path: Path, hurried: None) -> None:
     async with running(tmp_path / "c", transport="tcp") as server:
         assert await send(server, Frame(Type.MESSAGE, 2, RECORD).encode()[:-1]) == b""

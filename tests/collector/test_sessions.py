@@ -311,6 +311,18 @@ async def test_a_c_program_is_told_that_the_disk_is_full_and_then_stored_once(
         assert server.records() == [MESSAGE % 1]
 
 
+async def test_a_c_program_whose_records_cannot_be_stored_is_cut_off(tmp_path: Path) -> None:
+    async with running(tmp_path / "c", transport="tcp") as server:
+        server.store.bound(Policy(), 0, 1)  # of which half are for those without a key
+        async with await plain(server) as client:
+            assert await client.send(2, MESSAGE % 1) is None
+        assert server.lines("no more are taken")
+        server.store.bound(Policy(), 0, 100)
+        async with await plain(server) as client:
+            assert await client.send(2, MESSAGE % 1) == Frame(Type.ACK, 2)
+        assert server.records() == [MESSAGE % 1]
+
+
 async def test_little_room_is_told_once_and_records_are_acknowledged(tmp_path: Path) -> None:
     async with running(tmp_path / "c", transport="tcp") as server, await plain(server) as client:
         assert await client.send(2, MESSAGE % 1) == Frame(Type.ACK, 2)
