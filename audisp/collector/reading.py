@@ -143,21 +143,30 @@ class Reader:
         """The next records; None if there are none for now. StoreError if the store cannot be read, or holds a segment
         of a later version."""
         try:
-            durable = self._durable() if self._durable is not None else None
+            durable = self._on_disk()
             if durable is not None and durable == self._ended:
                 return None
-            while self._place is not None or self._enter():
+            while True:
                 chunk = self._read_on(durable)
                 if chunk is not None:
                     return chunk
-                if not self._enter():
+                number, last = self._following()
+                if number is None:
                     # What is there of a frame that is being written may be another one when it is looked at again.
                     self._settle()
                     self._ended = durable
                     return None
+                # Now that there is another segment, this one is as long as it gets; it may have grown since.
+                durable = self._on_disk()
+                chunk = self._read_on(durable)
+                if chunk is not None:
+                    return chunk
+                self._open(number, last)
         except OSError as error:
             raise StoreError(f"{self.path}: {error.strerror}") from error
-        return None
+
+    def _on_disk(self) -> tuple[int, int] | None:
+        return None if self._durable is None else self._durable()
 
     def _limit(self, place: _Place, durable: tuple[int, int] | None) -> int:
         if durable is None or place.number < durable[0] or durable == (0, 0):
@@ -168,7 +177,8 @@ class Reader:
     def _read_on(self, durable: tuple[int, int] | None) -> Chunk | None:
         """The next records of the segment at hand."""
         place = self._place
-        assert place is not None
+        if place is None:
+            return None
         limit = self._limit(place, durable)
         while (entry := self._next_entry(place, limit)) is not None:
             if entry.first < self.next:
@@ -227,23 +237,15 @@ class Reader:
 
     # From segment to segment.
 
-    def _enter(self) -> bool:
-        """Open the segment in which reading goes on, behind the one at hand. False: there is none, for now."""
-        while True:
-            numbers = [segment.number for segment in list_segments(self._folder)[0]]
-            number = self._following(numbers)
-            if number is None:
-                return False
-            if self._open(number, number == numbers[-1]):
-                return True
-
-    def _following(self, numbers: list[int]) -> int | None:
+    def _following(self) -> tuple[int | None, bool]:
+        """Number of the segment in which reading goes on, behind the one at hand, None: there is none, for now; and
+        whether it is the last, which may be written to."""
+        numbers = [segment.number for segment in list_segments(self._folder)[0]]
         at = bisect_right(numbers, self.next) - 1
-        if at >= 0 and (numbers[at] != self._number or self._is_another()):
-            # Where the next number is to be found: behind the one at hand, or what that became a part of.
-            return numbers[at]
-        after = bisect_right(numbers, self._number)
-        return numbers[after] if after < len(numbers) else None
+        if at < 0 or (numbers[at] == self._number and not self._is_another()):
+            at = bisect_right(numbers, self._number)
+        # Else where the next number is to be found: behind the one at hand, or in what that became a part of.
+        return (numbers[at], at == len(numbers) - 1) if at < len(numbers) else (None, False)
 
     def _is_another(self) -> bool:
         """Whether the segment at hand is not the file any more that has its name."""
@@ -255,13 +257,14 @@ class Reader:
         except FileNotFoundError:
             return False
 
-    def _open(self, number: int, last: bool) -> bool:
-        """Open a segment. last: it may be written to. False: it cannot be used, or is not there any more."""
+    def _open(self, number: int, last: bool) -> None:
+        """Open a segment; if it cannot be used it is passed over. last: it may be written to."""
         self._leave()
         try:
             file = open_file(self._folder, segment_name(number), os.O_RDONLY, self.path)
         except FileNotFoundError:
-            return False
+            # Retention was faster; another look at the folder shows what to do.
+            return
         self._number = number
         self.next = max(self.next, number)
         try:
@@ -272,11 +275,9 @@ class Reader:
             raise StoreError(f"{self.path}/{segment_name(number)}: {error}") from error
         except StoreError:
             self.damage += 1
-            return False
         finally:
             if self._place is None:
                 os.close(file)
-        return True
 
     def _rows(self, index: Index) -> Iterator[Row] | None:
         """The frames that are wanted of a segment; None: all have to be walked."""

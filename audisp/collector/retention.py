@@ -80,7 +80,7 @@ class Census:
 
     folder: int
     where: Path
-    segments: Sequence[SegmentFile]
+    segments: tuple[SegmentFile, ...]
     size: int
     hosts: Mapping[str, int]
     kept: Callable[[StreamKey], int]
