@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import signal
 import stat
+import sys
 import time
 from pathlib import Path
 from typing import Final
@@ -19,6 +20,7 @@ import trio
 
 from audisp.config.grammar import ConfigErrors
 from audisp.config.remote import RemoteConf, load
+from audisp.dispatch import privileges
 from audisp.dispatch.daemonize import EXIT_CONFIG, EXIT_START, settle
 from audisp.dispatch.say import SYSLOG_PATH, Voice
 from audisp.errors import AudispError, ConfigError, SourceError, StoreError
@@ -30,6 +32,9 @@ from audisp.remote.queue_file import take_over
 from audisp.remote.sender import Sender
 from audisp.sources.stdin import STDIN, StdinSource
 
+PACKAGE: Final = Path(__file__).resolve().parents[1]
+FREE_PORT: Final = 1_024
+"""First port that anybody may bind (ip(7), ip_unprivileged_port_start)."""
 TICK: Final = 1.0
 STATE_SECONDS: Final = 5.0
 """Between two state files, if nobody asks."""
@@ -206,6 +211,18 @@ class Program:
         self.voice.say("info", f"{self.conf_path} was read again")
 
 
+def _needed(conf: RemoteConf) -> dict[str, list[str]]:
+    """Capabilities to be kept, with the parts that need them. A program that an action runs has root's again."""
+    needed: dict[str, list[str]] = {}
+    if 0 < conf.local_port < FREE_PORT:
+        needed["cap_net_bind_service"] = ["local_port"]
+    for path in (PACKAGE, Path(sys.prefix)):
+        if privileges.out_of_reach(path):
+            needed.setdefault("cap_dac_read_search", []).append(f"our own code: {path}")
+            break
+    return needed
+
+
 def _has_successor() -> bool:
     """Whether our input is a socket, as a daemon gives its children: that starts another one, which wants the spool."""
     try:
@@ -229,6 +246,8 @@ def run(conf_path: Path) -> int:
         for line in notes:
             voice.say("notice", line)
         settle()
+        for line in privileges.keep(_needed(conf)):
+            voice.say("info", line)
         brake = Brake()
         notices = Notices(conf, voice, brake)
         source = StdinSource(say=voice.say, file=STDIN)

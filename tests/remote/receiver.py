@@ -37,12 +37,14 @@ class Kept:
 
 @attrs.define(eq=False)
 class Store:
-    """port: to listen at; 0: any. cut: chance that a connection is cut at a read. chance: for that."""
+    """port: to listen at; 0: any. cut: at every Nth step a connection is cut; 0: never. chance: how much is read
+    at once."""
 
     port: int = 0
     keys: dict[bytes, Key | str] = attrs.field(factory=lambda: {WEB1: KEY})
     alpn: tuple[bytes, ...] = (ALPN,)
-    cut: float = 0.0
+    cut: int = 0
+    steps: int = 0
     chance: random.Random = attrs.field(factory=random.Random)
     streams: dict[bytes, Kept] = attrs.field(factory=dict)
     connections: int = 0
@@ -83,6 +85,12 @@ class Store:
             scope.cancel()
         self.scopes.clear()
 
+    def _is_cut(self) -> bool:
+        self.steps += 1
+        now = bool(self.cut) and self.steps % self.cut == 0
+        self.cuts += now
+        return now
+
     async def _converse(self, stream: TLSStream) -> None:
         session = Receiver(trio.current_time())
         try:
@@ -95,8 +103,7 @@ class Store:
     async def _take(self, stream: TLSStream, session: Receiver) -> None:
         kept = Kept()
         while not session.over:
-            if self.chance.random() < self.cut:
-                self.cuts += 1
+            if self._is_cut():
                 return
             session.feed(await stream.receive_some(self.chance.randrange(1, 65_536)), trio.current_time())
             while (event := session.next()) is not None:
@@ -119,10 +126,8 @@ class Store:
                         await stream.send_all(session.take())
                         return
             out = session.take()
-            if out and self.chance.random() < self.cut:
-                # Stored, and the acknowledgement never arrives.
-                self.cuts += 1
-                return
+            if out and self._is_cut():
+                return  # stored, and the acknowledgement never arrives
             await stream.send_all(out)
 
     async def _answer(self, stream: TLSStream) -> None:
@@ -143,8 +148,7 @@ class Store:
                 elif isinstance(event, Heartbeat):
                     self.heartbeats += 1
             out = session.take()
-            if out and self.chance.random() < self.cut:
-                self.cuts += 1
+            if out and self._is_cut():
                 return
             await stream.send_all(out)
 
