@@ -107,12 +107,13 @@ class Removed:
 
 @attrs.frozen
 class Rewritten:
-    """What `Store.replace` needs to know. by: id of the new segment, in a file with NEW_SUFFIX, and its index; b"":
+    """What `Store.replace` needs to know. by: id of the new segment, which is in the file `name`, and its index; b"":
     there is none. whole: it takes the segments' place; False: they stay, because something in them cannot be read."""
 
     segments: tuple[SegmentFile, ...]
     removed: tuple[Removed, ...]
     by: bytes = b""
+    name: str = ""
     size: int = 0
     index: Index | None = None
     whole: bool = True
@@ -237,11 +238,12 @@ def rewrite(census: Census, choice: Choice, now: int) -> Rewritten:
                 if share.next.first > census.kept(share.key):
                     _add(removed, share.key, share.next, share.records, share.size)
         return Rewritten(choice.segments, tuple(removed.values()))
-    name = choice.segments[0].name + NEW_SUFFIX
-    remove(census.folder, name)
+    # A name of its own, so that two at a time are not in each other's way: of what they make the first is used.
+    by = os.urandom(16)
+    name = f"{choice.segments[0].name}.{by.hex()}{NEW_SUFFIX}"
     out = open_file(census.folder, name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, census.where)
     try:
-        done = _Copy(census, choice, now, out).run()
+        done = _Copy(census, choice, now, out, by, name).run()
     except (OSError, StoreError):
         remove(census.folder, name)
         raise
@@ -262,9 +264,9 @@ def _add(removed: dict[StreamKey, Removed], key: StreamKey, kept: Anchor, record
 class _Copy:
     """Frames of some segments on their way into another."""
 
-    def __init__(self, census: Census, choice: Choice, now: int, out: int) -> None:
+    def __init__(self, census: Census, choice: Choice, now: int, out: int, by: bytes, name: str) -> None:
         self._census, self._choice, self._now, self._out = census, choice, now, out
-        self._id = os.urandom(16)
+        self._id, self._name = by, name
         self._index = Index()
         self._size = 0
         self._parts: list[bytes] = []
@@ -279,7 +281,7 @@ class _Copy:
             return Rewritten(segments, removed, whole=whole)
         self._flush()
         os.fsync(self._out)
-        return Rewritten(segments, removed, self._id, self._size, self._index)
+        return Rewritten(segments, removed, self._id, self._name, self._size, self._index)
 
     def _segment(self, segment: SegmentFile) -> bool:
         """Take over one. False: something in it cannot be read."""

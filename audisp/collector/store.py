@@ -20,7 +20,7 @@ from typing import Final, Self
 import attrs
 
 from audisp.collector.retention import Census, Policy, Rewritten, choose, rewrite
-from audisp.collector.store_files import NEW_SUFFIX, remove
+from audisp.collector.store_files import remove
 from audisp.collector.store_frames import (
     Entry,
     Numbered,
@@ -324,7 +324,8 @@ class Store:
         return bool(sealed) and (age > 0 or sealed[-1].number != self._looked_at)
 
     def census(self) -> Census:
-        """What `choose` and `rewrite` need, which may then be called in another thread: one at a time."""
+        """What `choose` and `rewrite` need, which may then be called in another thread, in the order of what was
+        chosen; what they made is put in place by `replace`."""
         self._check_open()
         log = self._log
         sealed = log.sealed
@@ -370,11 +371,13 @@ class Store:
                 Trouble.DISK_FULL, f"{self.path}: {self.size >> 20} MiB are stored, {bound >> 20} MiB may be"
             )
 
-    def replace(self, done: Rewritten, now: int) -> None:
-        """Put what `rewrite` made where the segments are that it was made of; nothing if they are not there any more.
+    def replace(self, done: Rewritten, now: int) -> bool:
+        """Put what `rewrite` made where the segments are that it was made of.
 
-        What is removed of each stream is written down first, so that what is missing then is known to be missing by
-        right. Not while something is appended. DiskTrouble.
+        False, and nothing is done: they are not there any more, and nothing else that was chosen from the same census
+        is to be done either, because of a stream only the oldest frames may go. What is removed of each stream is
+        written down first, so that what is missing then is known to be missing by right. Not while something is
+        appended. DiskTrouble.
         """
         self._check_open()
         log = self._log
@@ -383,8 +386,8 @@ class Store:
         if not log.has(done.segments):
             if done.by:
                 with self._said():
-                    remove(log.folder, done.segments[0].name + NEW_SUFFIX)
-            return
+                    remove(log.folder, done.name)
+            return False
         rows: list[Stream] = []
         for removed in done.removed:
             stream = self._streams.get(removed.key)
@@ -403,3 +406,4 @@ class Store:
             self._streams.put(stream)
         if done.whole:
             log.exchange(done)
+        return True

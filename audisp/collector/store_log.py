@@ -272,7 +272,7 @@ class Log:
             if done.by:
                 assert done.index is not None
                 first = gone.pop(0)
-                os.rename(first.name + NEW_SUFFIX, first.name, src_dir_fd=self.folder, dst_dir_fd=self.folder)
+                os.rename(done.name, first.name, src_dir_fd=self.folder, dst_dir_fd=self.folder)
                 os.fsync(self.folder)
                 write_index(self.folder, first.number, done.index.encode(done.by, done.size), self.path)
                 # A new object, so that what was made of the old file is not taken for something made of this one.

@@ -281,9 +281,9 @@ def test_what_was_replaced_meanwhile_is_not_replaced_again(folder: Path) -> None
         choice = next(each for each in choose(census, policy, 0) if each.leave_out is not None)
         slow = rewrite(census, choice, 0)
         assert list(folder.glob("*.new"))
-        store.replace(rewrite(census, choice, 0), 0)
+        assert store.replace(rewrite(census, choice, 0), 0)
         before = [path.read_bytes() for path in segments(folder)]
-        store.replace(slow, 0)
+        assert not store.replace(slow, 0)
         assert [path.read_bytes() for path in segments(folder)] == before
         assert not list(folder.glob("*.new"))
     intact(folder, hog, one)
