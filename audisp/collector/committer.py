@@ -47,7 +47,8 @@ class Say(Protocol):
 
 Feed = Callable[[str, Block], None]
 """Called for each batch of records once it is on disk, in the order of its host: identity, and the records. This is
-where plugins are fed from; it must not wait."""
+where plugins are fed from; it must not wait, nor raise. While a group is passed on, `store.next` is the number behind
+all of it, at which a `reading.Reader` goes on for whoever falls behind."""
 
 
 class Account(ABC):
