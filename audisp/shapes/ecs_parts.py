@@ -42,9 +42,9 @@ USER_PARTS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
 """Where in ``user`` an id of the process stands."""
 FRONT: Final = re.compile(
     r"arch=([0-9a-f]{1,8}) syscall=(\d{1,10}) success=(yes|no) exit=(-?\d{1,20}) a0=([0-9a-f]{1,16}) "
-    r"a1=([0-9a-f]{1,16}) a2=([0-9a-f]{1,16}) a3=([0-9a-f]{1,16}) items=(\d{1,10}) ppid=(\d{1,9}) pid=(\d{1,9}) "
-    r"(auid=.*)\Z",
-    re.DOTALL,
+    r"a1=([0-9a-f]{1,16}) a2=([0-9a-f]{1,16}) a3=([0-9a-f]{1,16}) items=(\d{1,10}) "
+    r"ppid=(0|[1-9]\d{0,8}) pid=(0|[1-9]\d{0,8}) (auid=.*)\Z",
+    re.DOTALL | re.ASCII,
 )
 """SYSCALL as every kernel since 2.6.25 writes it; one that looks otherwise is read field by field."""
 

@@ -211,16 +211,19 @@ def enriched(data: bytes) -> None:
     made = stream(data)
     found = enrich_lines(made, Nobody())
     assert found.count(b"\n") == made.count(b"\n")
-    for before, after in zip(made.splitlines(), found.splitlines(), strict=False):
+    for before, after in zip(made.split(b"\n"), found.split(b"\n"), strict=True):
         assert after.startswith(before.rstrip(b" ")[:8_000])
-    if b"\x1d" in made or any(len(line) > 4_000 for line in made.splitlines()):
+    if b"\x1d" in made or any(len(line) > 4_000 for line in made.split(b"\n")):
         return  # somebody has written the separator himself; what is long is cut
     # What is said of a record is the same: nothing that was appended is taken for the record's own.
     for one, other in zip(as_events(made), as_events(found), strict=True):
         for raw, shown in zip(one.records, other.records, strict=True):
+            _, opened, message = raw.body.partition("msg='")
+            if raw.body.endswith(" ") or (opened and not message.endswith("'")):
+                continue  # auditd cuts blanks; the kernel closes every msg=': one that is open has no end
             assert (shown.fields, shown.inner) == (raw.fields, raw.inner)
-            names = {name.upper() for name in (*raw.fields, *raw.inner)} | {"ARCH", "SYSCALL"}
-            assert set(shown.enriched) <= names
+            text = raw.body.lower()
+            assert all(f"{name.removeprefix('OLD-').lower()}=" in text for name in shown.enriched)
 
 
 def _shape(name: str, version: str = "") -> Callable[[bytes], None]:
@@ -236,6 +239,13 @@ def _shape(name: str, version: str = "") -> Callable[[bytes], None]:
 
     run.__doc__ = f"Events in the shape {name} {version}".strip() + "."
     return run
+
+
+def all_shapes(data: bytes) -> None:
+    """Events in every shape there is: where there is time for one run only."""
+    for name, versions in SHAPES.items():
+        for version in versions or ("",):
+            _shape(name, version)(data)
 
 
 def _check(name: str, each: Event, line: bytes) -> None:
@@ -273,6 +283,7 @@ TARGETS: Final[dict[str, Callable[[bytes], None]]] = {
     "interpret": meaning,
     "filter": expression,
     "enriched-form": enriched,
+    "shapes": all_shapes,
     "wire-native-receiver": wire.native_receiver,
     "wire-native-sender": wire.native_sender,
     "wire-rmw-server": wire.rmw_server,

@@ -16,7 +16,10 @@ from tests.fuzz.targets import TARGETS, seeds
 
 SECONDS: Final = 30 if os.environ.get("AUDISP_CI") else 3
 """Per target."""
-ATHERIS: Final = ("record", "value", "lines", "frames", "assemble", "event", "sockaddr", "interpret", "filter")
+ATHERIS: Final = (
+    *("record", "value", "lines", "frames", "forms", "assemble", "event", "sockaddr", "interpret", "filter"),
+    *("enriched-form", "shapes"),
+)
 """Targets that CI fuzzes by coverage, two side by side; the others have hypothesis here and atheris in the soak."""
 
 # Field names, quotes, hexadecimal digits and separators between arbitrary bytes.
