@@ -328,7 +328,7 @@ def _notices(conf: AuditdConf, settings: Iterable[Setting], path: Path) -> list[
     if _share(space) and _share(admin) and space[0] <= admin[0]:
         found.append(("space_left", f"{_spell(space)} should be more than admin_space_left, which is {_spell(admin)}"))
     if conf.transport != "tcp" or conf.enable_krb5:
-        found += [(name, "has no effect: audispd does not receive from others") for name in ("transport", "enable_krb5")]
+        found += [(name, "has no effect: audispd does not listen") for name in ("transport", "enable_krb5")]
     for name in ("space_left_action", "admin_space_left_action"):
         if getattr(conf, name).name == "email" and not os.access(SENDMAIL, os.X_OK):
             found.append((name, f"{SENDMAIL} is needed for email, and cannot be run"))
