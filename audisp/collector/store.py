@@ -248,7 +248,7 @@ class Store:
         stream = self._group.staged.get(key)
         if stream is None:
             known = self._streams.get(key)
-            stream = self._admit(key, at) if known is None else attrs.evolve(known)
+            stream = self._admit(key, at) if known is None else known.copy()
         if at is not None and at != stream.place:
             raise Refused(
                 f"{key.identity}: the frame with record {at.next} does not follow what is stored, which ends before "

@@ -20,7 +20,8 @@ MAX_NODE: Final = 64
 """Columns of a node name that are kept: HOST_NAME_MAX. A longer one is cut."""
 
 _SECONDS: Final = re.compile(rb"^(?:node=[^ \n]+ )?type=[^ \n]+ msg=audit\((\d{1,20})\.\d{1,3}:\d", re.M)
-_NODE: Final = re.compile(rb"^node=([^ \n]+) type=", re.M)
+_NODE: Final = re.compile(rb"\nnode=([^ \n]+) type=")
+_FIRST_NODE: Final = re.compile(rb"node=([^ \n]+) type=")
 _BEFORE: Final = b" msg=audit("
 
 
@@ -33,12 +34,13 @@ def seconds(data: bytes, records: int) -> tuple[int, int]:
     write both could as well write what stamps they like.
     """
     first = STAMP.match(data)
+    if records == 1 and first is not None:
+        only = min(int(first[1]), MAX_NUMBER)
+        return only, only
     last = STAMP.match(data, data.rfind(b"\n", 0, len(data) - 1) + 1)
     if first is None or last is None:
         return 0, MAX_NUMBER
     begin, end = first[1], last[1]
-    if records == 1:
-        return _bounded(begin, begin)
     shared = 0
     if len(begin) == len(end):
         while shared < len(begin) and begin[shared] == end[shared]:
@@ -60,13 +62,17 @@ def _bounded(low: bytes, high: bytes) -> tuple[int, int]:
 def nodes(data: bytes, records: int) -> tuple[str, ...]:
     """The different nodes that these records name, in order; more than MAX_NODES are not looked for. Text that is no
     ASCII is escaped, and each is cut to MAX_NODE columns."""
-    if b"node=" not in data:
+    first = _FIRST_NODE.match(data)
+    if first is None:
+        found = []
+    elif records == 1 or data.count(b"\nnode=" + first[1] + b" ") == records - 1:
+        return (_name(first[1]),)
+    else:
+        found = [first[1]]
+    found += _NODE.findall(data)
+    if not found:
         return ()
-    if data.startswith(b"node="):
-        start = data[: data.find(b" ") + 1]
-        if len(start) > len(b"node= ") and data.count(b"\n" + start) == records - 1:
-            return (_name(start[5:-1]),)
-    return tuple(dict.fromkeys(_name(each) for each in dict.fromkeys(_NODE.findall(data))))[:MAX_NODES]
+    return tuple(dict.fromkeys(_name(each) for each in dict.fromkeys(found)))[:MAX_NODES]
 
 
 def _name(found: bytes) -> str:

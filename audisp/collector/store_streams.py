@@ -80,6 +80,24 @@ class Stream:
         """Where it goes on."""
         return Position(self.next, self.last)
 
+    def copy(self) -> Stream:
+        """Another one in the same state. (attrs.evolve takes three times as long, and C programs' records each one.)"""
+        return Stream(
+            self.key,
+            self.next,
+            self.last,
+            self.digest,
+            self.kept,
+            self.seen,
+            self.records,
+            self.size,
+            self.dropped,
+            self.missing,
+            self.nodes,
+            self.sequence,
+            self.message,
+        )
+
     def row(self) -> list[Any]:
         """As it stands in a frame."""
         return [
