@@ -181,6 +181,7 @@ def test_every_command_of_the_wheel_starts(name: str, installed: Path, tmp_path:
 @pytest.mark.timeout(2 * BUILD_TIMEOUT)
 def test_the_wheel_passes_the_tests_that_need_nothing_else(installed: Path, tmp_path: Path) -> None:
     shutil.copytree(ROOT / "tests", tmp_path / "tests", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(ROOT / "docs", tmp_path / "docs")  # its tables are tested
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     folders = [f"tests/{room}" for room in SANS_IO if (tmp_path / "tests" / room).is_dir()]
     assert folders

@@ -6,6 +6,7 @@ import ipaddress
 import json
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Final
 
 import attrs
@@ -13,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import audisp.shapes
 from audisp.event import Event
 from audisp.parse.cgroup import Container
 from audisp.parse.processes import Process
@@ -23,7 +25,7 @@ from audisp.shapes.shape import ShapeSettings
 from tests.needs import CORPUS, ROOT
 from tests.shapes import documents, golden
 
-SCHEMA: Final = json.loads((ROOT / "audisp/shapes/schema_ecs.json").read_text())
+SCHEMA: Final = json.loads((Path(audisp.shapes.__file__).parent / "schema_ecs.json").read_text())
 OWN: Final = re.compile(
     r"auditd\..*|user\.audit\.(id|name)|user\.(saved|filesystem)\.(group\.)?(id|name)|"
     r"(user|file)\.selinux\.(user|role|domain|level|category)|(source|destination)\.path"

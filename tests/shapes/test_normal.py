@@ -5,16 +5,12 @@ Cell by cell against ausearch: tests/e2e/test_ausearch_csv.py.
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from audisp.shapes.normal import Normal, Normaliser, compounds, result, rows, rules, subject_kind
 from audisp.shapes.normal_values import Reader, absolute
-from tests.needs import ROOT, needs
 from tests.shapes import calls, documents
 from tests.shapes.test_csv import CWD, FILE, INET, OPEN, TITLE, People, call
 
@@ -23,13 +19,6 @@ def normal(records: list[tuple[str, str]]) -> Normal:
     found = Normaliser(Reader(People())).normal(calls.event(records))
     assert found is not None
     return found
-
-
-@needs("ausearch")
-def test_the_tables_are_what_auparse_says() -> None:
-    argv = [sys.executable, str(ROOT / "tools" / "make_normal.py"), "--check"]
-    done = subprocess.run(argv, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_the_tables_are_whole() -> None:

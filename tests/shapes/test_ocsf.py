@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 from typing import Any, Final
 
 import attrs
@@ -11,6 +12,7 @@ import pytest
 from hypothesis import given
 
 import audisp
+import audisp.shapes
 from audisp.event import NO_STAMP, Event
 from audisp.parse.cgroup import Container
 from audisp.parse.processes import Process
@@ -19,10 +21,9 @@ from audisp.shapes import activity, ocsf_table
 from audisp.shapes.activity_text import original, visible
 from audisp.shapes.ocsf import Ocsf
 from audisp.shapes.shape import ShapeSettings
-from tests.needs import ROOT
 from tests.shapes import documents
 
-SCHEMA: Final = json.loads((ROOT / "audisp/shapes/schema_ocsf.json").read_text())
+SCHEMA: Final = json.loads((Path(audisp.shapes.__file__).parent / "schema_ocsf.json").read_text())
 CLASSES: Final = {each["uid"]: each for each in SCHEMA["classes"].values()}
 FREE: Final = frozenset({"unmapped", "data"})
 """Attributes whose type is any object, or any JSON."""
