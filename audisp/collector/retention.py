@@ -4,9 +4,11 @@
 it there. Only the first and the last need the store to stand still, and they are short. What holds:
 
 - Of a stream only the oldest frames are removed, so that what is kept is one run, and begins at an anchor.
+- Removed is what stands before its stream's anchor. Its room is had when its segment is written anew, which is done
+  when a quarter of it is of that kind: so no byte is copied more than three times for each one gained.
 - By age whole segments go. A host that has more than its share loses its own oldest records, and nobody else's.
-- Where all of it is too much, those who have most lose first, down to what everybody could have; only where that would
-  mean to write much more than is gained does the oldest segment go as it is.
+- Where all of it is too much, those who have most lose first, down to what everybody could have. Only if that does
+  not give enough room does the oldest segment go, whoever's it is.
 - What is left of segments is put together, so that their number stays bounded by what is stored.
 """
 
@@ -19,10 +21,10 @@ from typing import Final
 
 import attrs
 
-from audisp.buffer.segment import ANCHOR, MARK_BYTES, SegmentHeader
+from audisp.buffer.segment import ANCHOR, MARK_BYTES, MAX_NUMBER, SegmentHeader
 from audisp.collector.store_files import NEW_SUFFIX, Frames, SegmentFile, make_index, read_header, remove
 from audisp.collector.store_frames import MAX_REPLACED, Entry, remark
-from audisp.collector.store_index import Index
+from audisp.collector.store_index import Index, Share
 from audisp.collector.store_streams import Anchor, StreamKey
 from audisp.dispatch.folder import open_file
 from audisp.errors import StoreError
@@ -37,9 +39,17 @@ MIN_SEGMENT_BYTES: Final = 1 << 20
 SHARE: Final = 16
 """A bound of size or age is kept to about one part in so many: segments are so much smaller and younger than it."""
 
-COPIED: Final = 3
-"""Bytes copied for each one gained, at most, to take from those who have most; else the oldest segment goes whole. So a
-host with less than a quarter of all can take from others what is less than a quarter of their time."""
+WASTE: Final = 4
+"""A segment is written anew when one part in so many of its frames, by bytes, are removed. So up to a third more is on
+disk than is kept, and of those who have most, a host with less than a quarter of each segment can shorten the time of
+the others by less than a third."""
+
+DEPTHS: Final = (1, 2, 4)
+"""Of those who have most, so many times the room that is needed is looked at for it, one after the other: where they
+have little in each segment, what is taken from them gives no room."""
+
+LOOKED_AT: Final = 64
+"""Indexes read at a time, only to learn how much of a segment is waste. After a start that is known of none."""
 
 MERGED: Final = 8
 """So many neighbouring segments that together are no larger than one are put together, unless one of them is half of it
@@ -75,7 +85,8 @@ class Policy:
 @attrs.frozen
 class Census:
     """The store at one moment. segments: those that are not written any more, oldest first. size: of all files. hosts:
-    bytes kept of each. kept: where what is kept of a stream begins, as a number of the store; 0 for no such stream.
+    bytes kept of each. firsts: number in the store of the first frame kept of each. kept: the same of a stream; 0 if it
+    is not known.
     """
 
     folder: int
@@ -83,26 +94,31 @@ class Census:
     segments: tuple[SegmentFile, ...]
     size: int
     hosts: Mapping[str, int]
+    firsts: Mapping[str, int]
     kept: Callable[[StreamKey], int]
 
 
 @attrs.frozen
-class Choice:
-    """Neighbouring segments that something takes the place of. leave_out: hosts whose frames are not taken over; None:
-    nobody's are, and nothing takes their place."""
-
-    segments: tuple[SegmentFile, ...]
-    leave_out: frozenset[str] | None
-
-
-@attrs.frozen
 class Removed:
-    """What of a stream goes. kept: where it begins afterwards."""
+    """What of a stream goes. was: number in the store at which it begins, so that it is seen when that is not true any
+    more. kept: where it begins afterwards."""
 
     key: StreamKey
+    was: int
     kept: Anchor
     records: int
     size: int
+
+
+@attrs.frozen
+class Choice:
+    """Something to be done. Without segments: `removed` goes; the segments that are `touched` have more waste then.
+    With segments, which are neighbours: something takes their place, which is what is kept of them; `removed` None: all
+    that is in them goes."""
+
+    segments: tuple[SegmentFile, ...]
+    removed: tuple[Removed, ...] | None = ()
+    touched: tuple[SegmentFile, ...] = ()
 
 
 @attrs.frozen
@@ -117,6 +133,7 @@ class Rewritten:
     size: int = 0
     index: Index | None = None
     whole: bool = True
+    touched: tuple[SegmentFile, ...] = ()
 
 
 def water_level(sizes: Sequence[int], room: int) -> int:
@@ -139,15 +156,18 @@ def choose(census: Census, policy: Policy, now: int, *, room: int = 0) -> list[C
         return [Choice(tuple(old), None)]
     over = policy.max_host_bytes
     if over and any(size > over for size in census.hosts.values()):
+        plan = _Plan(census)
         target = over - over // SHARE
-        choices = _take({name: size - target for name, size in census.hosts.items()}, census)[0]
-        if choices:
-            return choices
+        plan.take({name: size - target for name, size in census.hosts.items()})
+        if plan.removed:
+            return plan.choices()
     if policy.max_bytes:
         spare = max(room, 2 * policy.segment_bytes)
         if census.size + spare > policy.max_bytes:
             return _spread(census, census.size + spare + policy.segment_bytes - policy.max_bytes)
-    return _scraps(census, policy)
+    plan = _Plan(census)
+    plan.take_waste()
+    return plan.choices() or _scraps(census, policy)
 
 
 def _too_old(census: Census, policy: Policy, now: int) -> list[SegmentFile]:
@@ -162,41 +182,90 @@ def _too_old(census: Census, policy: Policy, now: int) -> list[SegmentFile]:
     return old
 
 
-def _take(excess: dict[str, int], census: Census, need: int = 0) -> tuple[list[Choice], int, int]:
-    """Take from each host what it has too much, its oldest frames first, or only until `need` bytes are had. Returns
-    what is to be done, bytes gained and bytes copied for it."""
-    choices: list[Choice] = []
-    gained = copied = 0
-    excess = {name: size for name, size in excess.items() if size > 0}
-    for segment in census.segments:
-        if not excess or (need and gained >= need):
-            break
-        _, index = make_index(census.folder, segment, census.where)
-        there: dict[str, int] = {}
-        for key, share in index.shares.items():
-            if share.next.first > census.kept(key):
-                there[key.identity] = there.get(key.identity, 0) + share.size
-        taken = {name: size for name, size in there.items() if name in excess}
-        if not taken:
-            continue
-        # What is left of it has no rows of streams in front.
-        left = sum(there.values()) - sum(taken.values())
-        choices.append(Choice((segment,), frozenset(taken) if left else None))
-        gained += segment.size - left
-        copied += left
-        for name, size in taken.items():
-            excess[name] -= size
-            if excess[name] <= 0:
-                del excess[name]
-    return choices, gained, copied
+class _Plan:
+    """What is to be removed, and which segments are written anew for it."""
+
+    def __init__(self, census: Census) -> None:
+        self.removed: dict[StreamKey, Removed] = {}
+        self._census = census
+        self._touched: list[SegmentFile] = []
+        self._anew: dict[int, tuple[Choice, int]] = {}
+
+    @property
+    def gained(self) -> int:
+        """Bytes that this gives."""
+        return sum(gain for _, gain in self._anew.values())
+
+    def choices(self) -> list[Choice]:
+        """All of it, in order."""
+        removed = tuple(self.removed.values())
+        first = [Choice((), removed, tuple(self._touched))] if removed else []
+        return [*first, *(self._anew[number][0] for number in sorted(self._anew))]
+
+    def take(self, excess: dict[str, int], need: int = 0) -> None:
+        """Take from each host what it has too much, its oldest frames first, all that a segment has of it at a time;
+        with `need` only until so much is gained."""
+        census = self._census
+        excess = {name: size for name, size in excess.items() if size > 0}
+        behind = [segment.number for segment in census.segments[1:]]
+        for segment, following in zip(census.segments, [*behind, MAX_NUMBER], strict=False):
+            if not excess or (need and self.gained >= need):
+                break
+            if all(census.firsts[name] >= following for name in excess):
+                continue
+            _, index = make_index(census.folder, segment, census.where)
+            live = {key: share for key, share in index.shares.items() if share.next.first > census.kept(key)}
+            taken = [share for key, share in live.items() if key.identity in excess]
+            if not taken:
+                continue
+            for share in taken:
+                _add(self.removed, share, census.kept(share.key))
+                name = share.key.identity
+                if name in excess:
+                    excess[name] -= share.size
+            excess = {name: size for name, size in excess.items() if size > 0}
+            self._touched.append(segment)
+            left = sum(share.size for share in live.values()) - sum(share.size for share in taken)
+            self._weigh(segment, index, left)
+
+    def take_waste(self) -> None:
+        """Write segments anew of which enough is waste already."""
+        census, looked_at = self._census, 0
+        for segment in census.segments:
+            if segment.damaged or segment.waste is False or (segment.waste is None and looked_at >= LOOKED_AT):
+                continue
+            looked_at += segment.waste is None
+            _, index = make_index(census.folder, segment, census.where)
+            live = sum(share.size for key, share in index.shares.items() if share.next.first > census.kept(key))
+            segment.waste = self._weigh(segment, index, live)
+
+    def _weigh(self, segment: SegmentFile, index: Index, left: int) -> bool:
+        """Take it up if enough of it is waste."""
+        if not left:
+            self._anew[segment.number] = Choice((segment,), None), segment.size
+        elif _is_waste(index, left) and not segment.damaged:
+            # What is left of it has no rows of streams in front.
+            self._anew[segment.number] = Choice((segment,)), segment.size - left
+        return segment.number in self._anew
+
+
+def _is_waste(index: Index, left: int) -> bool:
+    """Whether enough of a segment is removed for it to be written anew, if `left` bytes of frames are not."""
+    total = sum(share.size for share in index.shares.values())
+    return (total - left) * WASTE >= total
 
 
 def _spread(census: Census, need: int) -> list[Choice]:
+    """Make room: what is waste, then what those have who have most, then the oldest."""
     sizes = census.hosts
-    level = water_level([*sizes.values()], sum(sizes.values()) - need)
-    choices, gained, copied = _take({name: size - level for name, size in sizes.items()}, census, need)
-    if gained and copied <= COPIED * gained:
-        return choices
+    for depth in (0, *DEPTHS):
+        plan = _Plan(census)
+        plan.take_waste()
+        if depth:
+            level = water_level([*sizes.values()], sum(sizes.values()) - depth * need)
+            plan.take({name: size - level for name, size in sizes.items()}, need)
+        if plan.gained >= need:
+            return plan.choices()
     oldest: list[SegmentFile] = []
     for segment in census.segments[:MAX_REPLACED]:
         oldest.append(segment)
@@ -216,7 +285,7 @@ def _scraps(census: Census, policy: Policy) -> list[Choice]:
         while run and sum(each.size for each in run) > policy.segment_bytes:
             del run[0]
         if len(run) >= MERGED and max(each.size for each in run) <= sum(each.size for each in run) // 2:
-            return [Choice(tuple(run), frozenset())] if _close(census, policy, run) else []
+            return [Choice(tuple(run))] if _close(census, policy, run) else []
     return []
 
 
@@ -231,13 +300,16 @@ def _close(census: Census, policy: Policy, run: Sequence[SegmentFile]) -> bool:
 
 def rewrite(census: Census, choice: Choice, now: int) -> Rewritten:
     """Make what takes the place of the chosen segments. OSError, StoreError; then there is nothing of it."""
-    if choice.leave_out is None:
+    if choice.removed is None:
         removed: dict[StreamKey, Removed] = {}
         for segment in choice.segments:
             for share in make_index(census.folder, segment, census.where)[1].shares.values():
-                if share.next.first > census.kept(share.key):
-                    _add(removed, share.key, share.next, share.records, share.size)
+                was = census.kept(share.key)
+                if share.next.first > was:
+                    _add(removed, share, was)
         return Rewritten(choice.segments, tuple(removed.values()))
+    if not choice.segments:
+        return Rewritten((), choice.removed, whole=False, touched=choice.touched)
     # A name of its own, so that two at a time are not in each other's way: of what they make the first is used.
     by = os.urandom(16)
     name = f"{choice.segments[0].name}.{by.hex()}{NEW_SUFFIX}"
@@ -254,11 +326,13 @@ def rewrite(census: Census, choice: Choice, now: int) -> Rewritten:
     return done
 
 
-def _add(removed: dict[StreamKey, Removed], key: StreamKey, kept: Anchor, records: int, size: int) -> None:
-    before = removed.get(key)
+def _add(removed: dict[StreamKey, Removed], share: Share, was: int) -> None:
+    """Remove a stream's share of a segment, behind those of the segments before it."""
+    before = removed.get(share.key)
+    records, size = share.records, share.size
     if before is not None:
         records, size = records + before.records, size + before.size
-    removed[key] = Removed(key, kept, records, size)
+    removed[share.key] = Removed(share.key, was, share.next, records, size)
 
 
 class _Copy:
@@ -271,17 +345,15 @@ class _Copy:
         self._size = 0
         self._parts: list[bytes] = []
         self._waiting = 0
-        self._removed: dict[StreamKey, Removed] = {}
 
     def run(self) -> Rewritten:
         segments = self._choice.segments
         whole = all(self._segment(segment) for segment in segments)
-        removed = tuple(self._removed.values())
         if not whole or not self._index.frames:
-            return Rewritten(segments, removed, whole=whole)
+            return Rewritten(segments, (), whole=whole)
         self._flush()
         os.fsync(self._out)
-        return Rewritten(segments, removed, self._id, self._name, self._size, self._index)
+        return Rewritten(segments, (), self._id, self._name, self._size, self._index)
 
     def _segment(self, segment: SegmentFile) -> bool:
         """Take over one. False: something in it cannot be read."""
@@ -303,11 +375,6 @@ class _Copy:
     def _entry(self, entry: Entry, file: int) -> None:
         packed = entry.packed
         if entry.first < self._census.kept(entry.key):
-            return
-        assert self._choice.leave_out is not None
-        if entry.key.identity in self._choice.leave_out:
-            kept = Anchor(entry.end, packed.digest, entry.after.next, entry.after.last)
-            _add(self._removed, entry.key, kept, packed.head.count, packed.size)
             return
         raw = os.pread(file, packed.size, packed.offset)
         moved = attrs.evolve(entry, packed=attrs.evolve(packed, offset=self._size))

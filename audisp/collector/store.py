@@ -330,7 +330,8 @@ class Store:
         log = self._log
         sealed = log.sealed
         self._looked_at = sealed[-1].number if sealed else -1
-        return Census(log.folder, self.path, tuple(sealed), log.size, self._streams.hosts(), self._kept)
+        firsts = {name: min(each.kept.first for each in streams) for name, streams in self._streams.by_host()}
+        return Census(log.folder, self.path, tuple(sealed), log.size, self._streams.hosts(), firsts, self._kept)
 
     def _kept(self, key: StreamKey) -> int:
         stream = self._streams.get(key)
@@ -374,36 +375,49 @@ class Store:
     def replace(self, done: Rewritten, now: int) -> bool:
         """Put what `rewrite` made where the segments are that it was made of.
 
-        False, and nothing is done: they are not there any more, and nothing else that was chosen from the same census
-        is to be done either, because of a stream only the oldest frames may go. What is removed of each stream is
-        written down first, so that what is missing then is known to be missing by right. Not while something is
-        appended. DiskTrouble.
+        False, and nothing is done: they are not there any more, or something was removed meanwhile. Then nothing else
+        that was chosen from the same census is to be done either: of a stream only the oldest frames may go.
+
+        What is removed of each stream is written down first, so that what is missing then is known to be missing by
+        right. Not while something is appended. DiskTrouble.
         """
         self._check_open()
         log = self._log
         if self._group.parts:
             raise StoreError(f"{self.path}: something is appended and not committed")
-        if not log.has(done.segments):
+        rows = self._without(done)
+        if rows is None or not log.has(done.segments):
             if done.by:
                 with self._said():
                     remove(log.folder, done.name)
             return False
-        rows: list[Stream] = []
-        for removed in done.removed:
-            stream = self._streams.get(removed.key)
-            if stream is not None and removed.kept.first > stream.kept.first:
-                rows.append(
-                    attrs.evolve(
-                        stream,
-                        kept=removed.kept,
-                        dropped=stream.dropped + removed.records,
-                        records=max(0, stream.records - removed.records),
-                        size=max(0, stream.size - removed.size),
-                    )
-                )
+        if not rows and not done.whole:
+            return True
         log.note(rows, Replaced(tuple(each.number for each in done.segments) if done.whole else (), done.by), now)
         for stream in rows:
             self._streams.put(stream)
+        for segment in done.touched:
+            segment.waste = None
         if done.whole:
             log.exchange(done)
         return True
+
+    def _without(self, done: Rewritten) -> list[Stream] | None:
+        """The states of streams when that is removed; None if it was made for others."""
+        rows: list[Stream] = []
+        for removed in done.removed:
+            stream = self._streams.get(removed.key)
+            if stream is None:
+                continue
+            if stream.kept.first != removed.was:
+                return None
+            rows.append(
+                attrs.evolve(
+                    stream,
+                    kept=removed.kept,
+                    dropped=stream.dropped + removed.records,
+                    records=max(0, stream.records - removed.records),
+                    size=max(0, stream.size - removed.size),
+                )
+            )
+        return rows

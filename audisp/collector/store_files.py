@@ -43,12 +43,14 @@ SLOT_STRIDE: Final = 512
 class SegmentFile:
     """A segment that is there. number: of its first frame. size: its bytes, without a torn tail. newest: when its last
     frame was received, in nanoseconds since the epoch; None: nobody has looked. damaged: something in it cannot be
-    read, so it stays as it is for as long as it stays."""
+    read, so it stays as it is for as long as it stays. waste: enough of it is removed for it to be written anew; None:
+    nobody has looked."""
 
     number: int
     size: int
     newest: int | None = None
     damaged: bool = False
+    waste: bool | None = None
 
     @property
     def name(self) -> str:

@@ -79,6 +79,7 @@ class Log:
         self.beginning = HEADER_BYTES
         """Bytes that the last segment began with, before any sender's frame."""
         self._rows = rows
+        self._owed: list[SegmentFile] = []
         self._aside = 0
         self._full = 0
         self._wanted = 0
@@ -101,6 +102,7 @@ class Log:
             # A number that was given once names that frame for ever, be it there or not.
             self.next = max(self.next, end.next)
         self.index, self.tail, self.trouble = scan.index, None, None
+        self._owed.clear()
         self.beginning = scan.beginning
         self._clean(scan)
         self.unlink(scan.leftovers())
@@ -221,6 +223,7 @@ class Log:
         tail = self.ready(now)
         # Not held to min_free: it is a few rows, and what makes room.
         with self.disk():
+            self._settle()
             tail.write(write_note(rows, replaced, self.next, max(0, now), tail.header.mark))
             tail.sync()
         self.segments[-1].size = tail.size
@@ -273,16 +276,25 @@ class Log:
                 assert done.index is not None
                 first = gone.pop(0)
                 os.rename(done.name, first.name, src_dir_fd=self.folder, dst_dir_fd=self.folder)
-                os.fsync(self.folder)
-                write_index(self.folder, first.number, done.index.encode(done.by, done.size), self.path)
                 # A new object, so that what was made of the old file is not taken for something made of this one.
-                self.segments[self.segments.index(first)] = SegmentFile(first.number, done.size, done.index.newest)
+                made = SegmentFile(first.number, done.size, done.index.newest, waste=False)
+                self.segments[self.segments.index(first)] = made
+                write_index(self.folder, first.number, done.index.encode(done.by, done.size), self.path)
             self.unlink(gone)
 
     def unlink(self, segments: Sequence[SegmentFile]) -> None:
-        """Remove segments. OSError."""
+        """Remove segments, once what takes their place is sure to be found. OSError; they are gone for this process,
+        and it is tried again before the next note."""
         for segment in segments:
-            remove(self.folder, segment.name)
-            remove(self.folder, index_name(segment.number))
             self.segments.remove(segment)
-        os.fsync(self.folder)
+        self._owed += segments
+        self._settle()
+
+    def _settle(self) -> None:
+        if self._owed:
+            os.fsync(self.folder)
+            for segment in self._owed:
+                remove(self.folder, segment.name)
+                remove(self.folder, index_name(segment.number))
+            os.fsync(self.folder)
+            self._owed.clear()

@@ -177,7 +177,11 @@ class Streams:
 
     def hosts(self) -> Mapping[str, int]:
         """Bytes kept of each host."""
-        return {name: sum(stream.size for stream in streams) for name, streams in tuple(self._hosts.items())}
+        return {name: sum(stream.size for stream in streams) for name, streams in self.by_host()}
+
+    def by_host(self) -> Iterator[tuple[str, tuple[Stream, ...]]]:
+        """The streams of each host. From any thread."""
+        return iter(tuple(self._hosts.items()))
 
     def put(self, stream: Stream) -> None:
         """Take the stream in, or another state of it."""

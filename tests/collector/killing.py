@@ -89,7 +89,8 @@ def kill_again(folder: Path, seed: int, kills: int, longest: float) -> Seen:
             said = [writer.stdout.readline().split()]
             time.sleep(chance.random() * longest)
             writer.send_signal(signal.SIGKILL)
-            said += [line.split() for line in writer.stdout.read().splitlines() if line.count(" ") == 2]
+            # The last line may be cut.
+            said += [words for line in writer.stdout.read().splitlines() if len(words := line.split()) == 3]
         seen.check(writer.returncode == -signal.SIGKILL, f"the writer ended by itself: {writer.returncode}")
         seen.check(said[0] == ["start", "well"], f"found at open: {said[0]}")
         for _word, name, number in said[1:]:

@@ -14,8 +14,9 @@ import attrs
 
 from audisp.buffer.segment import ANCHOR, HEADER_BYTES, Frame, SegmentHeader
 from audisp.collector.reading import Reader
+from audisp.collector.retention import Choice, Removed, rewrite
 from audisp.collector.store import Numbered, Policy, Store, Unnumbered
-from audisp.collector.store_files import Frames, list_segments
+from audisp.collector.store_files import Frames, list_segments, make_index
 from audisp.collector.store_frames import Entry, Note
 from audisp.dispatch.folder import open_file, open_folder
 from audisp.wire.native import DataFrame, Position, gap_frame
@@ -125,3 +126,15 @@ def runs(numbers: Iterable[int]) -> bool:
     """Whether numbers go up by one."""
     found = list(numbers)
     return found == list(range(found[0], found[0] + len(found))) if found else True
+
+
+def take(store: Store, place: int, host: str) -> None:
+    """Remove what the closed segment at this place has of a host, by right."""
+    census = store.census()
+    segment = census.segments[place]
+    _, index = make_index(census.folder, segment, census.where)
+    removed = tuple(
+        Removed(share.key, census.kept(share.key), share.next, share.records, share.size) for share in index.of(host)
+    )
+    for choice in (Choice((), removed, (segment,)), Choice((segment,))):
+        store.replace(rewrite(census, choice, 0), 0)

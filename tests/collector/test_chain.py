@@ -17,7 +17,7 @@ from audisp.collector.retention import Choice, rewrite
 from audisp.collector.store import Store
 from audisp.collector.store_frames import Entry, assemble
 from audisp.errors import StoreError
-from tests.collector.stores import NANO, SECOND, Host, Tiny, entries, message, put, record, segments
+from tests.collector.stores import NANO, SECOND, Host, Tiny, entries, message, put, record, segments, take
 
 
 @pytest.fixture
@@ -99,8 +99,7 @@ def test_dropped_by_right(folder: Path) -> None:
     with Store(folder, policy=Tiny()) as store:
         census = store.census()
         store.replace(rewrite(census, Choice(census.segments[:1], None), 0), 0)
-        census = store.census()
-        store.replace(rewrite(census, Choice(census.segments[:1], frozenset({"two"})), 0), 0)
+        take(store, 0, "two")
     report = verify(folder)
     assert set(verdicts(report).values()) == {Verdict.DROPPED}
     assert report.status == 0
@@ -317,9 +316,7 @@ def test_segments_replaced_meanwhile(folder: Path, monkeypatch: pytest.MonkeyPat
             done = original(walk)
             times.append(done)
             if len(times) < 3:
-                census = store.census()
-                choice = Choice(census.segments[:1], frozenset({"two"} if len(times) == 1 else {"one"}))
-                store.replace(rewrite(census, choice, 0), 0)
+                take(store, 0, "two" if len(times) == 1 else "one")
             return done
 
         monkeypatch.setattr(chain._Walk, "run", run)

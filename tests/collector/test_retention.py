@@ -8,9 +8,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from audisp.collector import store as store_module
 from audisp.collector.chain import Verdict, verify
 from audisp.collector.reading import Reader
-from audisp.collector.retention import MIN_SEGMENT_BYTES, SEGMENT_BYTES, Choice, Policy, choose, rewrite, water_level
+from audisp.collector.retention import (
+    MIN_SEGMENT_BYTES,
+    SEGMENT_BYTES,
+    Census,
+    Choice,
+    Policy,
+    Rewritten,
+    choose,
+    rewrite,
+    water_level,
+)
 from audisp.collector.store import Findings, Store
 from audisp.errors import StoreError
 from tests.collector.stores import NANO, SECOND, Host, Tiny, entries, put, runs, segments, serials
@@ -147,7 +158,7 @@ def test_a_host_over_its_share_loses_its_own(folder: Path) -> None:
         assert stream.records == hog.at.next - first["hog"]
 
 
-def test_one_that_floods_cannot_push_out_what_others_have(folder: Path) -> None:
+def test_one_that_floods_cannot_push_out_what_anewhave(folder: Path) -> None:
     hog, others = Host("hog"), [Host(f"h{number}") for number in range(5)]
     policy = Tiny(max_bytes=120_000)
     with Store(folder, policy=policy) as store:
@@ -165,6 +176,65 @@ def test_one_that_floods_cannot_push_out_what_others_have(folder: Path) -> None:
     assert first["hog"] > 500
 
 
+def test_one_that_floods_after_it_was_like_others_cannot_either(folder: Path) -> None:
+    # What it has among that of others gives no room when it is removed: it is no reason to remove that of others.
+    hosts = [Host(f"h{number}") for number in range(12)]
+    policy = Tiny(max_bytes=400_000, segment=12_000)
+    with Store(folder, policy=policy) as store:
+        for _ in range(17):
+            put(store, *(host.item(3, size=230) for host in hosts))
+        assert not store.retain(0)
+        quiet = len(segments(folder))
+        for _ in range(40):
+            of_size(store, hosts[0], 12_000)
+            if store.due(0):
+                retain(store)
+            assert store.size <= 400_000
+        # Nor is that of others copied again and again for it.
+        assert len(segments(folder)) > quiet
+        assert [path.name for path in segments(folder)][: quiet - 1] == [
+            segment.name for segment in store._log.segments[: quiet - 1]
+        ]
+        kept = {stream.key.identity: stream.kept.next for stream in store.streams()}
+    assert kept.pop("h0") > 1_000
+    assert set(kept.values()) == {1}
+    assert verify(folder).verdict is Verdict.DROPPED
+    # What is removed and still there can be read.
+    assert serials(folder, "h0")[:3] == [1, 2, 3]
+    for host in hosts[1:]:
+        assert serials(folder, host.identity) == [*range(1, 52)]
+
+
+def test_shares_of_hosts_that_are_everywhere_do_not_copy_everything(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hosts = [Host(f"h{number}") for number in range(10)]
+    policy = Tiny(max_host_bytes=12_000, segment=12_000)
+    copied = [0]
+
+    def counted(census: Census, choice: Choice, now: int) -> Rewritten:
+        done = rewrite(census, choice, now)
+        copied[0] += done.size
+        return done
+
+    monkeypatch.setattr(store_module, "rewrite", counted)
+    stored = 0
+    with Store(folder, policy=policy) as store:
+        for turn in range(150):
+            # Each at a pace of its own, so that the oldest record of each is in another segment.
+            for number, host in enumerate(hosts):
+                if turn % (number + 1) == 0:
+                    assert store.append(host.item(3, size=230))
+            stored += store.commit().bytes
+            if store.due(0):
+                retain(store)
+                assert all(stream.size <= 12_000 + 12_000 for stream in store.streams())
+        kept = sum(stream.size for stream in store.streams())
+        assert store.size < kept * 5 // 3 + 50_000
+    assert verify(folder).verdict is Verdict.DROPPED
+    assert copied[0] < 3 * stored
+
+
 def test_hosts_that_are_alike_lose_the_oldest_segments_whole(folder: Path) -> None:
     hosts = [Host(f"h{number}") for number in range(5)]
     policy = Tiny(max_bytes=120_000)
@@ -175,7 +245,7 @@ def test_hosts_that_are_alike_lose_the_oldest_segments_whole(folder: Path) -> No
             if store.due(0):
                 census = store.census()
                 for choice in choose(census, policy, 0):
-                    assert choice.leave_out is None
+                    assert not choice.segments or choice.removed is None
                     store.replace(rewrite(census, choice, 0), 0)
             assert {path.name for path in segments(folder)} <= made | {segments(folder)[-1].name}
             assert store.size <= 120_000
@@ -193,9 +263,10 @@ def test_what_little_is_gained_by_is_not_copied(folder: Path) -> None:
         items = (host.item(3, size=1000) for _ in range(100) for host in hosts)
         while store.size <= 980_000:
             put(store, next(items))
-        (choice,) = choose(store.census(), policy, 0)
-        assert choice.leave_out is None
-        assert choice.segments[0].number == 1
+        _, *gone = choose(store.census(), policy, 0)
+        assert [choice.removed for choice in gone] == [None] * len(gone)
+        assert gone[0].segments[0].number == 1
+        assert len(gone) <= 3
     # Where it is half of all it is taken alone.
     with Store(folder.with_name("other"), policy=policy) as store:
         hosts = [more] * 10 + others
@@ -203,9 +274,11 @@ def test_what_little_is_gained_by_is_not_copied(folder: Path) -> None:
             host.at = Host("new").at
         while store.size <= 980_000:
             put(store, next(items))
-        choices = choose(store.census(), policy, 0)
-        assert {choice.leave_out for choice in choices} == {frozenset({"more"})}
-        assert len(choices) <= 3
+        first, *anew = choose(store.census(), policy, 0)
+        assert first.removed is not None
+        assert {removed.key.identity for removed in first.removed} == {"more"}
+        assert 1 <= len(anew) <= 3
+        assert all(choice.removed == () for choice in anew)
 
 
 def test_scraps_are_put_together(folder: Path) -> None:
@@ -278,7 +351,10 @@ def test_what_was_replaced_meanwhile_is_not_replaced_again(folder: Path) -> None
             of_size(store, hog, 3_500)
             put(store, one.item(1))
         census = store.census()
-        choice = next(each for each in choose(census, policy, 0) if each.leave_out is not None)
+        first, choice, *others = choose(census, policy, 0)
+        assert first.removed
+        assert choice.segments
+        assert store.replace(rewrite(census, first, 0), 0)
         slow = rewrite(census, choice, 0)
         assert list(folder.glob("*.new"))
         assert store.replace(rewrite(census, choice, 0), 0)
@@ -286,7 +362,26 @@ def test_what_was_replaced_meanwhile_is_not_replaced_again(folder: Path) -> None
         assert not store.replace(slow, 0)
         assert [path.read_bytes() for path in segments(folder)] == before
         assert not list(folder.glob("*.new"))
+        for choice in others:
+            assert store.replace(rewrite(census, choice, 0), 0)
     intact(folder, hog, one)
+
+
+def test_what_was_removed_meanwhile_is_not_removed_again(folder: Path) -> None:
+    hog = Host("hog")
+    policy = Tiny(max_host_bytes=8_000)
+    with Store(folder, policy=policy) as store:
+        of_size(store, hog, 20_000)
+        census = store.census()
+        slow = [rewrite(census, choice, 0) for choice in choose(census, policy, 0)[:1]]
+        assert slow[0].removed
+        retain(store)
+        (before,) = store.streams("hog")
+        assert not any(store.replace(each, 0) for each in slow)
+        assert store.streams("hog") == [before]
+        (stream,) = verify(folder).streams
+        assert (stream.records, stream.dropped) == (before.records, before.dropped)
+    intact(folder, hog)
 
 
 def test_not_while_something_is_appended(folder: Path) -> None:
