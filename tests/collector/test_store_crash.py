@@ -29,7 +29,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "store"
 
 
-def test_torn_at_every_byte_of_the_last_group(folder: Path) -> None:
+def test_torn_in_the_last_group(folder: Path) -> None:
     one, two = Host("one"), Host("two")
     with Store(folder) as store:
         put(store, one.item(), two.item())
@@ -40,7 +40,10 @@ def test_torn_at_every_byte_of_the_last_group(folder: Path) -> None:
         put(store, one.item(2), two.item(1), message("c", 1))
     data = file.read_bytes()
     bounds = [entry.packed.offset + entry.packed.size for entry in entries(file)]
-    for cut in range(whole, len(data)):
+    # Around the beginning of each frame and the end of its prefix, and wherever chance has it.
+    interesting = {bound + near for bound in (whole, *bounds) for near in (*range(-3, 4), 27, 28, 29)}
+    cuts = interesting | {*random.Random(3).sample(range(whole, len(data)), 100)}
+    for cut in sorted(cut for cut in cuts if whole <= cut < len(data)):
         file.write_bytes(data[:cut])
         # As it is when the group was never acknowledged.
         (folder / "end").write_bytes(mark)

@@ -15,8 +15,9 @@ import pytest
 
 from audisp.collector.chain import Verdict, verify
 from audisp.collector.store import DiskTrouble, Findings, Numbered, Policy, Store, Unnumbered
+from audisp.errors import StoreError
 from audisp.wire.native import Trouble
-from tests.collector.stores import MIB, Host, message, put, segments, serials
+from tests.collector.stores import MIB, Host, Tiny, message, put, segments, serials
 from tests.needs import needs
 
 
@@ -307,3 +308,49 @@ def test_a_bound_that_cannot_be_kept(folder: Path) -> None:
         store.bound(Policy(), 0, 100)
         put(store, item)
     assert serials(folder, "one") == [1, 2, 3]
+
+
+class Once:
+    """A call of the system that fails once, at the call of this number."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, name: str, number: int) -> None:
+        self.left = number
+        self._call: Callable[..., Any] = getattr(os, name)
+        monkeypatch.setattr(os, name, self)
+
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        self.left -= 1
+        if self.left == -1:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return self._call(*arguments, **options)
+
+
+@pytest.mark.parametrize("call", ["rename", "unlink", "fsync", "fdatasync", "write", "open", "pread"])
+def test_trouble_in_the_middle_of_retention(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
+    number, failed = 0, True
+    while failed:
+        folder, hosts = tmp_path / str(number), [Host("hog"), Host("one")]
+        policy = Tiny(max_host_bytes=9_000)
+        with Store(folder, policy=policy) as store:
+            for turn in range(30):
+                put(store, hosts[0].item(3, size=200))
+                if turn % 4 == 0:
+                    put(store, hosts[1].item(1))
+            with monkeypatch.context() as broken:
+                once = Once(broken, call, number)
+                with contextlib.suppress(StoreError):
+                    store.retain(0)
+                failed = once.left < 0
+            put(store, *(host.item(1) for host in hosts))
+            store.retain(0)
+            assert sum(path.stat().st_size for path in segments(folder)) == store.size
+            assert store.size < 24_000
+            (report, _) = verify(folder).streams
+            assert report.verdict is Verdict.DROPPED, (number, report)
+            assert verify(folder).status == 0
+            assert serials(folder, "one") == [*range(1, hosts[1].at.next)]
+        with Store(folder, policy=policy) as store:
+            assert store.findings == Findings()
+            assert not list(folder.glob("*.new"))
+        number += 1
+    assert number > 1
