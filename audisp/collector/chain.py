@@ -187,7 +187,9 @@ class _Walk:
             self._damage = before + frames.damage
             if isinstance(found, Note):
                 for row in found.rows:
-                    self._check_of(row.key).compare(row, segment.name, frames.good, self._damage)
+                    self._check_of(row.key).compare(row, found.first, segment.name, frames.good, self._damage)
+                for key in found.forgotten:
+                    self._check_of(key).forget()
             else:
                 self._check_of(found.key).follow(found, segment.name, self._damage)
         self._damage = before + frames.damage + (frames.good < limit and not frames.damage)
@@ -245,7 +247,8 @@ class _Check:
             self._add(attrs.evolve(self._owed, verdict=Verdict.REMOVED))
             self._owed = None
         if not self._known:
-            self._first = self._next = entry.number
+            self._first = self._first if self._records else entry.number
+            self._next, self._last, self._said = entry.number, b"", False
             self._digest, self._known = packed.head.previous, True
         offset, said = packed.offset, False
         joined = entry.number == self._next
@@ -290,10 +293,11 @@ class _Check:
         text = "cannot be read" if verdict is Verdict.DAMAGED else "missing, and nothing says why"
         self._add(Problem(verdict, self._next, until - self._next, segment, offset, text))
 
-    def compare(self, row: Stream, segment: str, offset: int, damage: int) -> None:
-        """What the store itself said of the stream, at this place of the log."""
+    def compare(self, row: Stream, at: int, segment: str, offset: int, damage: int) -> None:
+        """What the store itself said of the stream, at this place of the log. at: the store's number there."""
         stream = self._stream
-        if not self._known or (stream is not None and row.next <= stream.kept.next):
+        if not self._known or (stream is not None and at <= stream.kept.first):
+            # Of what was removed since, or of the stream before it was forgotten.
             return
         if row.next > self._next:
             lacking = Problem(
@@ -310,6 +314,11 @@ class _Check:
             return
         self._next, self._digest, self._last, self._said = row.next, row.digest, row.last, False
         self._before, self._damage = (row.next, 0), damage
+
+    def forget(self) -> None:
+        """The store forgot it. If it comes back it begins anew, wherever that is."""
+        if self._stream is None:
+            self._known = False
 
     def _add(self, problem: Problem) -> None:
         self._worst = max(self._worst, problem.verdict)

@@ -22,6 +22,7 @@ import attrs
 from audisp.collector.retention import Census, Policy, Rewritten, choose, rewrite
 from audisp.collector.store_files import remove
 from audisp.collector.store_frames import (
+    FORGOTTEN_BYTES,
     Entry,
     Numbered,
     Replaced,
@@ -30,6 +31,7 @@ from audisp.collector.store_frames import (
     authenticated,
     check_identity,
     stored_bytes,
+    write_forgotten,
 )
 from audisp.collector.store_log import DiskTrouble, Log, Space
 from audisp.collector.store_scan import Findings, follow
@@ -94,7 +96,8 @@ class _Group:
         self.size = 0
         self.entries: list[Entry] = []
         self.staged: dict[StreamKey, Stream] = {}
-        self.new_hosts: set[str] = set()
+        self.new: set[StreamKey] = set()
+        self.gone: set[StreamKey] = set()
 
 
 class Store:
@@ -220,9 +223,12 @@ class Store:
             log.ready(item.received)
         tail = log.tail
         assert tail is not None
-        stream = self._stage(item)
         first = group.entries[-1].end if group.entries else log.next
-        offset, mark = tail.size + group.size, tail.header.mark
+        stream, forgotten = self._stage(item, first)
+        mark, note = tail.header.mark, b""
+        if forgotten:
+            note = write_forgotten(forgotten, first, item.received, mark)
+        offset = tail.size + group.size + len(note)
         try:
             if isinstance(item, Numbered):
                 raw, entry = self._writer.numbered(item, stream, first, mark, offset)
@@ -231,43 +237,47 @@ class Store:
         except StoreError as error:
             raise Refused(f"{item.identity}: {error}") from error
         follow(stream, entry)
+        if self._streams.get(entry.key) is None or entry.key in group.gone:
+            group.new.add(entry.key)
+        group.gone.update(forgotten)
         group.staged[entry.key] = stream
-        if not self._streams.of(item.identity):
-            group.new_hosts.add(item.identity)
-        group.parts.append(raw)
-        group.size += len(raw)
+        group.parts += [note, raw]
+        group.size += len(note) + len(raw)
         group.entries.append(entry)
         return True
 
-    def _stage(self, item: Numbered | Unnumbered) -> Stream:
-        """The state of the item's stream before it, to be changed."""
+    def _stage(self, item: Numbered | Unnumbered, first: int) -> tuple[Stream, list[StreamKey]]:
+        """The state of the item's stream before it, to be changed, and what has to be forgotten for it. first: number
+        in the store that its frame gets."""
         if isinstance(item, Numbered):
             key, at = StreamKey(item.identity, item.spool), Position(item.frame.first, item.frame.head.previous)
         else:
             key, at = StreamKey(item.identity, b""), None
         stream = self._group.staged.get(key)
+        forgotten: list[StreamKey] = []
         if stream is None:
             known = self._streams.get(key)
-            stream = self._admit(key, at) if known is None else known.copy()
+            if known is None or key in self._group.gone:
+                forgotten = self._admit(key, at)
+                stream = begun(key, at or Position(FIRST_NUMBER, b""), first)
+            else:
+                stream = known.copy()
         if at is not None and at != stream.place:
             raise Refused(
                 f"{key.identity}: the frame with record {at.next} does not follow what is stored, which ends before "
                 f"record {stream.next}"
             )
-        return stream
+        return stream, forgotten
 
-    def _admit(self, key: StreamKey, at: Position | None) -> Stream:
+    def _admit(self, key: StreamKey, at: Position | None) -> list[StreamKey]:
         identity, group = key.identity, self._group
         check_identity(identity)
         if at is not None and (len(key.spool) != 16 or not authenticated(identity)):
             raise Refused(f"{identity}: a stream with numbers needs a key that was proved, and a name of 16 bytes")
-        if identity not in group.new_hosts:
-            try:
-                self._streams.admit(identity, len(group.new_hosts))
-            except StoreError as error:
-                raise Refused(f"{identity}: {error}") from error
-        first = group.entries[-1].end if group.entries else self._log.next
-        return begun(key, at or Position(FIRST_NUMBER, b""), first)
+        try:
+            return self._streams.make_room(key, group.new, group.gone, group.staged.keys())
+        except StoreError as error:
+            raise Refused(f"{identity}: {error}") from error
 
     def commit(self) -> Committed:
         """Write what was appended, all of it or nothing, and return when it is on disk.
@@ -288,6 +298,8 @@ class Store:
             counts[entry.key] = counts.get(entry.key, 0) + 1
             records += entry.packed.head.count
             log.index.add(entry)
+        for key in group.gone:
+            self._streams.forget(key)
         for stream in group.staged.values():
             self._streams.put(stream)
         log.next = group.entries[-1].end
@@ -358,7 +370,7 @@ class Store:
         """See that a group, and perhaps a segment's beginning, fit under the bound of all."""
         log = self._log
         bound = log.policy.max_bytes
-        room += log.beginning
+        room += log.beginning + FORGOTTEN_BYTES
         rounds = 0
         while bound and self.size + room > bound:
             rounds += 1

@@ -46,6 +46,9 @@ MAX_SENDER_HEAD: Final = MAX_FRAME_HEAD - OWN_HEAD
 ROW_BYTES: Final = 48 << 10
 """Rows of streams that go into one frame, about: what a header takes, with room for one row more."""
 
+FORGOTTEN_BYTES: Final = 6 << 10
+"""A frame that says that the streams of one host are forgotten, MAX_STREAMS of them, with an identity of 255."""
+
 MAX_REPLACED: Final = 256
 """Segments that are replaced at once."""
 
@@ -140,13 +143,16 @@ class Entry:
 
 @attrs.frozen(eq=False)
 class Note:
-    """A frame of the store's own. rows: what it says of streams. part, parts: which of how many that together say
-    everything, as each segment begins; 0: it is none of them. replaced: what is done to segments."""
+    """A frame of the store's own. first: the number that the store gives next, where it stands. rows: what it says of
+    streams. part, parts: which of how many that together say everything, as each segment begins; 0: it is none of them.
+    replaced: what is done to segments. forgotten: streams that are."""
 
+    first: int
     rows: tuple[Stream, ...] = ()
     part: int = 0
     parts: int = 0
     replaced: Replaced | None = None
+    forgotten: tuple[StreamKey, ...] = ()
 
 
 class Writer:
@@ -261,6 +267,11 @@ def write_note(rows: Sequence[Stream], replaced: Replaced, first: int, stamp: in
     return b"".join(frames)
 
 
+def write_forgotten(keys: Sequence[StreamKey], first: int, stamp: int, mark: bytes) -> bytes:
+    """A frame that says that these streams, MAX_STREAMS at most, are known no more."""
+    return _note({"forgotten": [[*key] for key in keys]}, first, stamp, mark)
+
+
 def _note(books: Mapping[str, Any], first: int, stamp: int, mark: bytes) -> bytes:
     return assemble(_pack(FrameHead(first, 0, "", books, ANCHOR, stamp)), b"", 0, mark)[0]
 
@@ -284,7 +295,7 @@ def read_frame(packed: PackedFrame) -> Entry | Note:
     head, books = packed.head, packed.head.books
     try:
         if not head.origin:
-            return _read_note(books)
+            return _read_note(head.first, books)
         spool = binary_of(books.get("spool", b""), 0, 16)
         if "spool" in books:
             following, last = books["after"]
@@ -313,7 +324,7 @@ def read_frame(packed: PackedFrame) -> Entry | Note:
         raise DamageError(f"a frame that no store writes: {error!r}", packed.offset) from error
 
 
-def _read_note(books: Mapping[str, Any]) -> Note:
+def _read_note(first: int, books: Mapping[str, Any]) -> Note:
     replaced = None
     if "replaced" in books:
         numbers, by = books["replaced"]
@@ -321,7 +332,14 @@ def _read_note(books: Mapping[str, Any]) -> Note:
             raise ValueError(f"{len(numbers)} segments replaced at once")
         replaced = Replaced(tuple(map(number_of, numbers)), binary_of(by, 0, 16))
     rows = tuple(map(Stream.of_row, books.get("streams", ())))
-    return Note(rows, number_of(books.get("part", 0)), number_of(books.get("parts", 0)), replaced)
+    forgotten = tuple(StreamKey(_text(name), binary_of(spool, 0, 16)) for name, spool in books.get("forgotten", ()))
+    return Note(first, rows, number_of(books.get("part", 0)), number_of(books.get("parts", 0)), replaced, forgotten)
+
+
+def _text(value: Any) -> str:
+    if type(value) is not str:
+        raise TypeError("an identity that is no text")
+    return value
 
 
 def address_identity(address: str) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import attrs
 
-from audisp.buffer.segment import HEADER_BYTES, SegmentHeader, VersionError
+from audisp.buffer.segment import HEADER_BYTES, DamageError, SegmentHeader, VersionError
 from audisp.collector.store_files import End, Frames, SegmentFile, list_segments, read_header
 from audisp.collector.store_frames import Entry, Note, Replaced
 from audisp.collector.store_index import Index
@@ -58,10 +58,13 @@ def follow(stream: Stream, entry: Entry) -> None:
 
 
 def begun_with(entry: Entry) -> Stream:
-    """A stream of which this is the first frame that is known. DamageError if it is no frame."""
+    """A stream of which this is the first frame that is known."""
     head = entry.packed.head
-    frame = entry.sender_frame()
-    last = b"" if frame is None else frame.head.previous
+    last = b""
+    # Where it is no frame, `verify` says so; it is no reason not to open the store.
+    with contextlib.suppress(DamageError):
+        frame = entry.sender_frame()
+        last = b"" if frame is None else frame.head.previous
     return Stream(entry.key, entry.number, last, head.previous, Anchor(entry.first, head.previous, entry.number, last))
 
 
@@ -170,6 +173,8 @@ class Scan:
             if isinstance(found, Note):
                 for stream in found.rows:
                     self.streams.put(stream)
+                for key in found.forgotten:
+                    self.streams.forget(key)
                 self.replaced = found.replaced or self.replaced
                 if found.part:
                     self.beginning = frames.good

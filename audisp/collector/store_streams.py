@@ -5,12 +5,12 @@ each segment begins with the rows of all, so that a fold need not begin at the b
 
 - A stream is (identity, spool): the spool's name as its sender's native protocol says it, nothing for a C program.
 - There are at most so many hosts, and streams of one host: what peers choose cannot make the table grow. Beyond it
-  those are forgotten of whom nothing is kept, and of one host its own.
+  those are forgotten of whom nothing is kept, and of one host its own; the log says which.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from typing import Any, Final, NamedTuple
 
 import attrs
@@ -155,6 +155,9 @@ class Streams:
         self.max_hosts = max_hosts
         self._hosts: dict[str, tuple[Stream, ...]] = {}
         self._plain = 0
+        # Whether it is known that something is kept of every host, or every one without a key: so that one refused
+        # sender after the other does not have all looked through.
+        self._crowded = {False: False, True: False}
 
     def __len__(self) -> int:
         """How many hosts."""
@@ -186,38 +189,73 @@ class Streams:
     def put(self, stream: Stream) -> None:
         """Take the stream in, or another state of it."""
         identity, spool = stream.key
+        if identity not in self._hosts:
+            self._plain += identity.startswith(PLAIN_PREFIX)
         others = tuple(each for each in self._hosts.get(identity, ()) if each.key.spool != spool)
-        if identity not in self._hosts and identity.startswith(PLAIN_PREFIX):
-            self._plain += 1
-        while len(others) >= MAX_STREAMS:
-            # One of which nothing is kept is no loss; else the one that has been silent for longest.
-            oldest = min(others, key=lambda each: (each.size > 0, each.seen))
-            others = tuple(each for each in others if each is not oldest)
         self._hosts[identity] = (*others, stream)
+        if not stream.size:
+            self._crowded = {False: False, True: False}
 
-    def admit(self, identity: str, also: int) -> None:
-        """See that there is room for this host and `also` more new ones. StoreError if there is none."""
-        if identity in self._hosts:
+    def forget(self, key: StreamKey) -> None:
+        """Forget a stream, if it is known."""
+        identity = key.identity
+        if identity not in self._hosts:
             return
-        plain = identity.startswith(PLAIN_PREFIX)
+        others = tuple(each for each in self._hosts[identity] if each.key != key)
+        if others:
+            self._hosts[identity] = others
+        else:
+            del self._hosts[identity]
+            self._plain -= identity.startswith(PLAIN_PREFIX)
+        self._crowded = {False: False, True: False}
+
+    def make_room(
+        self, key: StreamKey, new: Set[StreamKey], gone: Set[StreamKey], busy: Set[StreamKey]
+    ) -> list[StreamKey]:
+        """What has to be forgotten for this stream, which is not known, to be taken in; [] if nothing has to. new,
+        gone: streams that are to be taken in, or forgotten, already. busy: those that are not to be forgotten.
+        StoreError if there is no place for it."""
+        identity = key.identity
+        here = [stream for stream in self.of(identity) if stream.key not in gone]
+        arriving = sum(each.identity == identity for each in new)
+        if not here and not arriving:
+            return self._make_place(identity.startswith(PLAIN_PREFIX), new, gone, busy)
+        if len(here) + arriving < MAX_STREAMS:
+            return []
+        idle = [stream for stream in here if stream.key not in busy]
+        if not idle:
+            raise StoreError(f"{MAX_STREAMS} streams of one host are stored at once, no more are taken")
+        # One of which nothing is kept is no loss; else the one that has been silent for longest.
+        return [min(idle, key=lambda stream: (stream.size > 0, stream.seen)).key]
+
+    def _make_place(
+        self, plain: bool, new: Set[StreamKey], gone: Set[StreamKey], busy: Set[StreamKey]
+    ) -> list[StreamKey]:
+        """For another host. plain: one without a key; these have a part of the places."""
+
+        def counts(name: str) -> bool:
+            return not plain or name.startswith(PLAIN_PREFIX)
+
         bound = self.max_hosts // PLAIN_SHARE if plain else self.max_hosts
-        if (self._plain if plain else len(self._hosts)) + also < bound or self._forget(plain):
-            return
-        raise StoreError(f"records of {bound} hosts{' without a key' if plain else ''} are stored, no more are taken")
-
-    def _forget(self, plain: bool) -> bool:
-        """Forget a host of whom nothing is kept, the one that has been silent for longest. False: there is none."""
-        silent = [
-            (max(stream.seen for stream in streams), name)
-            for name, streams in self._hosts.items()
-            if (not plain or name.startswith(PLAIN_PREFIX)) and not any(stream.size for stream in streams)
-        ]
+        leaving = {each.identity for each in gone if all(other.key in gone for other in self.of(each.identity))}
+        arriving = {each.identity for each in new if each.identity not in self._hosts or each.identity in leaving}
+        count = (self._plain if plain else len(self._hosts)) + sum(map(counts, arriving)) - sum(map(counts, leaving))
+        if count < bound:
+            return []
+        silent = [] if self._crowded[plain] else [*filter(counts, self._silent(leaving | arriving, busy))]
         if not silent:
-            return False
-        _, name = min(silent)
-        del self._hosts[name]
-        self._plain -= name.startswith(PLAIN_PREFIX)
-        return True
+            self._crowded[plain] = not gone and not busy
+            raise StoreError(
+                f"records of {bound} hosts{' without a key' if plain else ''} are stored, no more are taken"
+            )
+        longest = min(silent, key=lambda name: max(stream.seen for stream in self._hosts[name]))
+        return [stream.key for stream in self._hosts[longest] if stream.key not in gone]
+
+    def _silent(self, but: Set[str], busy: Set[StreamKey]) -> Iterator[str]:
+        """Hosts of whom nothing is kept."""
+        for name, streams in self._hosts.items():
+            if name not in but and not any(stream.size or stream.key in busy for stream in streams):
+                yield name
 
 
 def number_of(value: Any) -> int:

@@ -8,8 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from audisp.buffer.segment import HEADER_BYTES, SegmentHeader
+from audisp.collector.chain import Verdict, verify
 from audisp.collector.reading import Reader, Window
 from audisp.collector.store import Numbered, Policy, Store, Unnumbered
+from audisp.collector.store_frames import assemble
+from audisp.collector.store_index import Index
 from audisp.errors import StoreError
 from tests.collector.stores import NANO, SECOND, Host, Tiny, entries, message, put, record, segments, serials
 
@@ -170,7 +174,7 @@ def test_what_failed_is_not_read(folder: Path, monkeypatch: pytest.MonkeyPatch) 
         assert tail is not None
         # Written, and not on disk yet: half of a frame, and then all of it.
         assert store.append(host.item(2))
-        (raw,) = store._group.parts
+        raw = b"".join(store._group.parts)
         tail.write(raw[:100])
         assert reader.read() is None
         assert stranger.read() is None
@@ -250,3 +254,47 @@ def test_no_store(folder: Path) -> None:
         with Store(folder, policy=Policy()) as store:
             put(store, Host("one").item())
         assert reader.read() is not None
+
+
+@pytest.mark.parametrize("host", ["one", None])
+def test_records_that_do_not_unpack_are_passed_over(folder: Path, host: str | None) -> None:
+    # Every checksum is right: somebody made it so.
+    with Store(folder, policy=Tiny()) as store:
+        sender = Host("one")
+        for _ in range(8):
+            put(store, sender.item(3, size=300))
+    path = segments(folder)[0]
+    victim = entries(path)[1]
+    data = path.read_bytes()
+    at, size = victim.packed.offset, victim.packed.size
+    head_size = int.from_bytes(data[at + 8 : at + 12], "little")
+    head = data[at + 28 : at + 28 + head_size]
+    packed = victim.packed.packed
+    spoiled = packed[: len(packed) // 2] + bytes(len(packed) - len(packed) // 2)
+    raw, _ = assemble(head, spoiled, victim.packed.plain, data[at : at + 8])
+    path.write_bytes(data[:at] + raw + data[at + size :])
+    with Reader(folder, host=host) as reader:
+        found = [number for chunk in reader for number in chunk.block().serials()]
+        assert reader.damage == 1
+    assert found == [1, 2, 3, *range(7, 25)]
+    assert verify(folder).verdict is Verdict.EDITED
+
+
+def test_an_index_that_is_wrong_shows_no_false_records(folder: Path) -> None:
+    # An index is a cache: where it does not agree with the segment, the frame counts as damaged.
+    with Store(folder, policy=Tiny()) as store:
+        sender = Host("one")
+        for _ in range(20):
+            put(store, sender.item(3, size=300))
+    first, second = sorted(folder.glob("*.idx"))[:2]
+    header = SegmentHeader.decode(segments(folder)[0].read_bytes()[:HEADER_BYTES])
+    other = SegmentHeader.decode(segments(folder)[1].read_bytes()[:HEADER_BYTES])
+    index = Index.decode(second.read_bytes(), other.segment, segments(folder)[1].stat().st_size)
+    assert index is not None
+    first.write_bytes(index.encode(header.segment, segments(folder)[0].stat().st_size))
+    with Reader(folder, host="one") as reader:
+        found = [number for chunk in reader for number in chunk.block().serials()]
+        assert reader.damage == index.frames
+    assert set(found) < set(range(1, 61))
+    assert found == sorted(set(found))
+    assert verify(folder).verdict is Verdict.INTACT

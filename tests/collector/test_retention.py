@@ -281,6 +281,19 @@ def test_what_little_is_gained_by_is_not_copied(folder: Path) -> None:
         assert all(choice.removed == () for choice in anew)
 
 
+def test_what_nobody_remembers_goes_with_the_oldest(folder: Path) -> None:
+    # So many spools of one host that most are forgotten: they are nobody's to be taken from.
+    hosts = [Host("one", spool=number) for number in range(100)]
+    with Store(folder, policy=Tiny(max_bytes=60_000)) as store:
+        for host in hosts:
+            of_size(store, host, 2_000)
+            if store.due(0):
+                retain(store)
+            assert store.size <= 60_000
+        assert len(segments(folder)) > 5
+    assert verify(folder).verdict <= Verdict.DROPPED
+
+
 def test_scraps_are_put_together(folder: Path) -> None:
     hog, one = Host("hog"), Host("one")
     policy = Tiny(max_host_bytes=40_000, segment=10_000)

@@ -15,6 +15,7 @@ import attrs
 import pytest
 
 from audisp.buffer.segment import ANCHOR, MAX_FRAME_PLAIN, Frame
+from audisp.collector.chain import Verdict, verify
 from audisp.collector.reading import Reader
 from audisp.collector.store import GROUP_BYTES, Findings, Numbered, Policy, Refused, Store, StreamKey, Unnumbered
 from audisp.collector.store_frames import MAX_SENDER_HEAD, address_identity
@@ -22,7 +23,7 @@ from audisp.collector.store_look import MAX_NODES
 from audisp.collector.store_streams import MAX_STREAMS
 from audisp.errors import StoreError
 from audisp.wire.native import DATA_MARK, DataFrame, Position
-from tests.collector.stores import Host, entries, message, put, record, runs, segments, serials
+from tests.collector.stores import NANO, SECOND, Host, Tiny, entries, message, put, record, runs, segments, serials
 
 
 @pytest.fixture
@@ -241,6 +242,36 @@ def test_hosts_are_bounded(folder: Path) -> None:
         put(store, Host("h5").item())
 
 
+def test_hosts_of_whom_nothing_is_kept_give_way(folder: Path) -> None:
+    policy = Tiny(max_age=60)
+    old = [Host(f"old{number}") for number in range(4)]
+    with Store(folder, policy=policy, max_hosts=8) as store:
+        put(store, *(message(address_identity(str(number)), 1) for number in range(4)))
+        put(store, *(host.item(now=SECOND * NANO + number) for number, host in enumerate(old)))
+        later = (SECOND + 1000) * NANO
+        store.due(later)
+        store.retain(later)
+        assert len(store.streams()) == 8
+        # Places of those without a key are for those without a key.
+        put(store, message(address_identity("9"), 1, now=later))
+        assert not store.streams(address_identity("0"))
+        assert store.streams(address_identity("1"))
+        for number in range(4):
+            put(store, Host(f"new{number}").item(now=later))
+        names = {stream.key.identity for stream in store.streams()}
+        assert len(names) == 8
+        assert {f"new{number}" for number in range(4)} <= names
+        # One that comes back is as new, and nothing is wrong with what it had.
+        put(store, message(address_identity("0"), 7, now=later))
+        assert store.streams(address_identity("0"))[0].next == 2
+        known = {stream.key for stream in store.streams()}
+    assert verify(folder).status == 0
+    with Store(folder, policy=policy, max_hosts=8) as store:
+        assert store.findings == Findings()
+        # What was forgotten is forgotten by who reads the log, too.
+        assert {stream.key for stream in store.streams()} == known
+
+
 def test_new_hosts_of_one_group_are_bounded(folder: Path) -> None:
     with Store(folder, max_hosts=3) as store:
         for number in range(3):
@@ -257,10 +288,29 @@ def test_spools_of_one_host_are_bounded(folder: Path) -> None:
             put(store, host.item(now=number))
         put(store, Host("two").item())
         assert len(store.streams("one")) == MAX_STREAMS
-        known = [store.position("one", host.spool) is not None for host in hosts]
-        assert known == [False] * 4 + [True] * MAX_STREAMS
+        remembered = [store.position("one", host.spool) is not None for host in hosts]
+        assert remembered == [False] * 4 + [True] * MAX_STREAMS
+        # One that comes back begins anew.
+        put(store, hosts[0].item())
+        known = {stream.key for stream in store.streams()}
     with Store(folder) as store:
-        assert len(store.streams("one")) == MAX_STREAMS
+        assert store.findings == Findings()
+        assert {stream.key for stream in store.streams()} == known
+        assert store.position("one", hosts[0].spool) == hosts[0].at
+        # All at once: those that are in the group stay.
+        news = [Host("one", spool=100 + number) for number in range(MAX_STREAMS + 1)]
+        for host in news[:-1]:
+            assert store.append(host.item())
+        with pytest.raises(Refused, match="16 streams of one host"):
+            store.append(news[-1].item())
+        store.commit()
+        assert {stream.key.spool for stream in store.streams("one")} == {host.spool for host in news[:-1]}
+    with Store(folder) as store:
+        assert {stream.key.spool for stream in store.streams("one")} == {host.spool for host in news[:-1]}
+    report = verify(folder)
+    assert report.verdict <= Verdict.DROPPED
+    assert sum(stream.records for stream in report.streams) == 3 * (len(hosts) + 1 + MAX_STREAMS + 1)
+    hosts += news
     assert len(serials(folder, "one")) == 3 * len(hosts)
 
 
