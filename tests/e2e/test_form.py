@@ -132,7 +132,9 @@ def test_as_auditd(tmp_path: Path, name_format: str) -> None:
             version, text = 1, b"type=%b msg=%b" % (type_name(type_), text)
         wanted.append((version, type_, text))
     assert frames_between(frames(kept["binary-ours"].read_bytes())) == wanted
-    assert (filled > 0) == (name_format == "user")
+    # The work fills the buffer under this name; whether it does under another is up to how long the serials are.
+    assert filled > 0 or name_format != "user"
+    assert filled == 0 or name_format != "none"
     assert [version for version, _, _ in wanted].count(0 if name_format == "none" else 1) > 1_000
 
 
