@@ -91,7 +91,8 @@ async def test_a_live_source_waits_for_the_required_alone(world: World) -> None:
     assert stream_of(required.got).markers == 0
     assert stream_of(required.got).next == 20_001
     assert stream_of(stopped.got).next == 20_001
-    assert stream_of(stopped.got).markers == 1
+    # One; two if its thread came to the first batch only after the queue had been full, which made room once more.
+    assert 1 <= stream_of(stopped.got).markers <= 2
 
 
 async def test_the_end_does_not_wait_for_a_required_plugin_that_never_returns(

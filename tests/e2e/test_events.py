@@ -82,9 +82,9 @@ def test_tail_and_explain(tmp_path: Path) -> None:
     add_plugin(ours.folder, "drops", plugin="output", file=tmp_path / "out", filter_drop="key i= calls")
     with ours:
         run = ["--runtime-dir", str(ours.run)]
-        with subprocess.Popen(
-            [AUDISP, "tail", "--shape", "raw", "--filter", "key i= calls", *run], stdout=subprocess.PIPE
-        ) as tail:
+        # Whoever runs the tests in the background of a shell has told it to ignore SIGINT, and that is inherited.
+        argv = ["env", "--default-signal=INT", str(AUDISP), "tail", "--shape", "raw", "--filter", "key i= calls", *run]
+        with subprocess.Popen(argv, stdout=subprocess.PIPE) as tail:
             assert tail.stdout is not None
             wait_for(lambda: "tail-1" in ours.status()["plugins"], "it is attached")
             work("calls", 3)
