@@ -86,7 +86,10 @@ async def test_a_live_source_waits_for_the_required_alone(world: World) -> None:
     def feeding(self: Feed) -> Block | None:
         # A batch taken later would make room in a queue that has been full, and be followed by a second marker.
         taken.wait(20)
-        return self.next(20, 200) if self.serial < 20_000 else self.idle()
+        if self.serial < 20_000:
+            return self.next(20, 200)
+        self.idle()
+        return None
 
     stopped = world.recorder("stopped", "queue_bytes = 64K\n", before=stop)
     feed = Feed()
