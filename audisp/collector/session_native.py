@@ -12,9 +12,10 @@ from typing import Final
 
 import trio
 
-from audisp.collector.committer import Account, Parcel
+from audisp.collector.committer import Parcel
 from audisp.collector.hosts import Connection, Host
 from audisp.collector.services import FRAME_SECONDS, RECEIVE_BYTES, SEND_SECONDS, SOFTWARE, Services, Stream
+from audisp.collector.session import Session
 from audisp.collector.store_frames import Numbered
 from audisp.errors import RemoteProtocolError
 from audisp.wire.native import Accepted, Breach, Closed, Duplicate, Hello, Hole, Ping, Reason, Receiver, Refused, State
@@ -24,46 +25,18 @@ BUSY_RETRY: Final = 30
 """Seconds for which a sender is sent away when too much is under way."""
 
 
-class NativeSession(Account):
-    """The native protocol on a stream, which is the caller's to close."""
+class NativeSession(Session):
+    """The native protocol."""
 
     keeps = True
 
     def __init__(self, stream: Stream, connection: Connection, host: Host, services: Services) -> None:
-        super().__init__(host.identity)
-        self._stream, self._connection, self._host, self._services = stream, connection, host, services
+        super().__init__(stream, connection, host, services)
         conf = services.conf
         self._receiver = Receiver(
             time.monotonic(), window=conf.max_bytes_in_flight_per_host, idle=conf.idle_timeout, software=SOFTWARE
         )
         self.spool = None
-        self._wake = trio.Event()
-        self._over = False
-        self._begun: float | None = None
-        self._held = 0
-
-    async def run(self) -> None:
-        """Until either end has ended it. Raises RemoteProtocolError for what the sender did wrong."""
-        self._services.committer.join(self)
-        self._host.open(self)
-        wrong: RemoteProtocolError | None = None
-        try:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._write, nursery.cancel_scope)
-                try:
-                    await self._read()
-                except RemoteProtocolError as error:
-                    # Raised when all is said that is still to be said.
-                    wrong = error
-                finally:
-                    self._over = True
-                    self._wake.set()
-        finally:
-            self._services.committer.leave(self)
-            self._services.flight.change(self.identity, -self._held)
-            self._held = 0
-        if wrong is not None:
-            raise wrong
 
     # What the committer says.
 
@@ -203,8 +176,7 @@ class NativeSession(Account):
     def _count(self, took: bool, now: float) -> None:
         """What lies half received counts as under way, and is not waited for for ever."""
         held = self._receiver.buffered
-        self._services.flight.change(self.identity, held - self._held)
-        self._held = held
+        self._hold(held)
         if not held:
             self._begun = None
         elif took or self._begun is None:

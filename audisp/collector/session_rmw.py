@@ -16,9 +16,10 @@ import attrs
 import trio
 
 from audisp.buffer.segment import MAX_FRAME_PLAIN
-from audisp.collector.committer import Account, Parcel
+from audisp.collector.committer import Parcel
 from audisp.collector.hosts import Connection, Host
 from audisp.collector.services import FRAME_SECONDS, RECEIVE_BYTES, SEND_SECONDS, Services, Stream
+from audisp.collector.session import Session
 from audisp.collector.store_frames import Unnumbered
 from audisp.errors import RemoteProtocolError
 from audisp.record import STAMP
@@ -30,41 +31,15 @@ PARCEL_BYTES: Final = 256 << 10
 """Records of one connection that are stored as one frame, about. audisp-remote has one under way."""
 
 
-class RmwSession(Account):
-    """The C programs' protocol on a stream, which is the caller's to close."""
+class RmwSession(Session):
+    """The C programs' protocol."""
 
     def __init__(self, stream: Stream, connection: Connection, host: Host, services: Services) -> None:
-        super().__init__(host.identity)
-        self._stream, self._connection, self._host, self._services = stream, connection, host, services
+        super().__init__(stream, connection, host, services)
         self._server = RmwServer()
-        self._wake, self._progress = trio.Event(), trio.Event()
-        self._ending = self._over = False
+        self._progress = trio.Event()
+        self._ending = False
         self._is_first = True
-        self._begun: float | None = None
-        self._held = 0
-
-    async def run(self) -> None:
-        """Until either end has ended it. Raises RemoteProtocolError for what the client did wrong."""
-        self._services.committer.join(self)
-        self._host.open(self)
-        wrong: RemoteProtocolError | None = None
-        try:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._write, nursery.cancel_scope)
-                try:
-                    await self._read()
-                except RemoteProtocolError as error:
-                    # Raised when all is said that is still to be said.
-                    wrong = error
-                finally:
-                    self._over = True
-                    self._poke()
-        finally:
-            self._services.committer.leave(self)
-            self._services.flight.change(self.identity, -self._held)
-            self._held = 0
-        if wrong is not None:
-            raise wrong
 
     # What the committer says.
 
@@ -99,7 +74,7 @@ class RmwSession(Account):
         some clients send it again.)"""
         if trouble is Trouble.DISK_LOW and self._server.state is State.IDLE and not self._server.pending:
             self._server.notice(trouble)
-            self._poke()
+            self._wake.set()
 
     def cut(self, reason: str) -> None:
         """End the connection."""
@@ -115,9 +90,6 @@ class RmwSession(Account):
             self._server.ending()
             self._over = True
         self._progress.set()
-        self._poke()
-
-    def _poke(self) -> None:
         self._wake.set()
 
     # The two loops.
@@ -200,7 +172,7 @@ class RmwSession(Account):
                     gathered = _Gathered()
         finally:
             self._put(gathered)
-            self._poke()
+            self._wake.set()
             self._count(took)
         return self._over or server.state is not State.IDLE
 
@@ -226,8 +198,7 @@ class RmwSession(Account):
     def _count(self, took: bool) -> None:
         """What lies half received counts as under way, and is not waited for for ever."""
         held = self._server.buffered
-        self._services.flight.change(self.identity, held - self._held)
-        self._held = held
+        self._hold(held)
         if not held or self._server.full:
             self._begun = None
         elif took or self._begun is None:

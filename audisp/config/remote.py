@@ -92,11 +92,11 @@ def _action(words: tuple[str, ...], choices: Collection[str]) -> Action:
         return Action(name)
     if len(words) == 1:
         raise ValueError("exec needs the absolute path of a program behind it")
-    return Action(name, _program(words[1]))
+    return Action(name, check_program(words[1]))
 
 
-def _program(path: str) -> Path:
-    """The program of an action, if audisp-remote would run it. Raises ValueError."""
+def check_program(path: str) -> Path:
+    """The program of an action, if audisp-remote would run it. Raises ValueError with the reason."""
     what = shown(path, PATH_SHOWN)
     if not path.startswith("/"):
         raise ValueError(f"{what} is not an absolute path")

@@ -5,14 +5,11 @@ The words are audisp-remote.conf's (docs/remote.md, "Actions").
 
 from __future__ import annotations
 
-import os
-import stat
 import time
 from collections.abc import Callable
 from typing import Final, Literal
 
-from audisp.config.files import owners
-from audisp.config.remote import EXEC_MODE, RemoteConf
+from audisp.config.remote import RemoteConf, check_program
 from audisp.config.values import Action
 from audisp.dispatch.actions import ActionError, Actions
 from audisp.dispatch.say import Level, Voice
@@ -54,11 +51,9 @@ class Programs(Actions):
         # Looked at again: it may have been changed since the file was read.
         assert path is not None
         try:
-            found = os.stat(path)
-        except OSError as error:
-            raise ActionError(f"{path}: {error.strerror}") from error
-        if not stat.S_ISREG(found.st_mode) or found.st_uid not in owners() or found.st_mode & 0o772 != EXEC_MODE:
-            raise ActionError(f"{path}: is no longer a file of root's with mode 0750")
+            check_program(path)
+        except ValueError as error:
+            raise ActionError(str(error)) from error
         self._start("exec", (path, message), b"")
 
 
