@@ -92,10 +92,10 @@ def _action(words: tuple[str, ...], choices: Collection[str]) -> Action:
         return Action(name)
     if len(words) == 1:
         raise ValueError("exec needs the absolute path of a program behind it")
-    return Action(name, check_program(words[1]))
+    return Action(name, check_action_program(words[1]))
 
 
-def check_program(path: str) -> Path:
+def check_action_program(path: str) -> Path:
     """The program of an action, if audisp-remote would run it. Raises ValueError with the reason."""
     what = shown(path, PATH_SHOWN)
     if not path.startswith("/"):

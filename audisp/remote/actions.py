@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from typing import Final, Literal
 
-from audisp.config.remote import RemoteConf, check_program
+from audisp.config.remote import RemoteConf, check_action_program
 from audisp.config.values import Action
 from audisp.dispatch.actions import ActionError, Actions
 from audisp.dispatch.say import Level, Voice
@@ -51,7 +51,7 @@ class Programs(Actions):
         # Looked at again: it may have been changed since the file was read.
         assert path is not None
         try:
-            check_program(path)
+            check_action_program(path)
         except ValueError as error:
             raise ActionError(str(error)) from error
         self._start("exec", (path, message), b"")
