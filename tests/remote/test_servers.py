@@ -153,7 +153,7 @@ async def test_exec_gets_the_message(tmp_path: Path, log: Log) -> None:
     program.chmod(0o777)
     notices = Notices(conf(), log.voice, Brake())
     assert not Programs(log.voice).act("exec", "again", path=str(program))
-    assert any("no longer a file of root's" in line for line in log.lines())
+    assert any("has mode 0777; it must be 0750" in line for line in log.lines())
 
 
 def test_every_kind_has_an_action() -> None:
