@@ -18,6 +18,7 @@ from typing import Final
 
 import attrs
 
+from audisp.config.files import EXEC_MODES
 from audisp.dispatch.launch import Launched, launch
 from audisp.dispatch.say import Level, Voice
 from audisp.errors import AudispError
@@ -44,8 +45,6 @@ MAX_RUNNING: Final = 8
 """Programs of ours at a time. One that hangs must not be joined by another every minute for ever."""
 MAX_MESSAGE: Final = 1_024
 """Bytes of a mail's text. The whole mail must fit into a pipe (4 KiB at the least), so that writing never waits."""
-EXEC_MODES: Final = (0o750, 0o755, 0o555, 0o550)
-"""The exact modes auditd allows for the program of `exec`."""
 MAIL_ADDRESS: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+-]{0,63}(?:@[A-Za-z0-9](?:[A-Za-z0-9.-]{0,252}))?\Z")
 """A local user or an address. No leading dash: the address is an argument of sendmail."""
 

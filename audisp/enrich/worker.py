@@ -20,6 +20,7 @@ import enum
 import queue
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Final
 
@@ -47,7 +48,7 @@ class Outcome(enum.Enum):
     OFF = "off"
 
 
-class Job:
+class Job(ABC):
     """Something to do in the worker's thread. A subclass has `run`, and looks at `given_up` where it can stop."""
 
     def __init__(self) -> None:
@@ -61,9 +62,9 @@ class Job:
         self._done = threading.Lock()
         self._done.acquire()
 
+    @abstractmethod
     def run(self) -> None:
         """Do it. What it raises is raised where the job was asked for, if that still waits."""
-        raise NotImplementedError
 
     def wait(self, seconds: float) -> bool:
         """Whether it is done, at the latest after this time."""

@@ -129,7 +129,7 @@ class Session(ABC, Generic[EventT]):
         """A control frame that may come now."""
 
     def _on_data(self, raw: bytes) -> EventT | None:
-        """A data frame that may come now."""
+        """A data frame that may come now. Only an end whose `_expects` has DATA comes here, and has its own."""
         raise NotImplementedError
 
     @abstractmethod
