@@ -23,7 +23,7 @@ SHAPES: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
 )
 """Every shape's name, with the versions that `shape_version` may name; the first is the default."""
 
-WITH_CONTEXT: Final = frozenset({"laurel", "ecs", "ocsf"})
+WITH_CONTEXT: Final = frozenset({"laurel", "ecs", "ocsf", "cef"})
 """Those that tell what a live host knows of an event's process."""
 
 _CLASSES: Final[Mapping[str, tuple[str, str]]] = MappingProxyType(

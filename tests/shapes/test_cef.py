@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from audisp.enrich.facts import Enrichment
 from audisp.event import NO_STAMP, Event
 from audisp.parse.cgroup import Container
-from audisp.parse.processes import Process
 from audisp.parse.record import RecordReader
 from audisp.shapes import activity, cef
 from audisp.shapes.activity_text import original
@@ -389,21 +389,7 @@ def test_nodes(shape: Cef) -> None:
 
 
 def test_what_else_is_known() -> None:
-    @attrs.frozen
-    class Told:
-        process: Process | None = None
-        container: object = None
-        unit: object = None
-        user_unit: str | None = None
-        slice: str | None = None
-        cgroup: object = None
-        parents: tuple[Process, ...] = ()
-        script: object = None
-        environment: dict[str, str] = attrs.field(factory=dict)
-        labels: tuple[str, ...] = ()
-        unknown: tuple[str, ...] = ()
-
-    told = Told(container=Container("0123abc", "docker"), unit="ssh.service", labels=("web",))
+    told = Enrichment(container=Container("0123abc", "docker"), unit="ssh.service", labels=("web",))
     line = check(Cef(ShapeSettings(enrichment=lambda event: told)).render(call(2)))
     assert line.unmapped["container"] == {"id": "0123abc", "runtime": "docker"}
     assert line.unmapped["enrichment"] == {"unit": "ssh.service", "labels": ["web"]}

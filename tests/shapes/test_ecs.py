@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import audisp.shapes
+from audisp.enrich.facts import Enrichment
 from audisp.event import Event
 from audisp.parse.cgroup import Container
 from audisp.parse.processes import Process
@@ -490,21 +491,7 @@ def test_sockets(shape: Ecs, saddr: str, end: dict[str, Any] | None, socket: dic
 
 
 def test_what_else_is_known() -> None:
-    @attrs.frozen
-    class Told:
-        process: Process | None = None
-        container: object = None
-        unit: object = None
-        user_unit: str | None = None
-        slice: str | None = None
-        cgroup: object = None
-        parents: tuple[Process, ...] = ()
-        script: object = None
-        environment: dict[str, str] = attrs.field(factory=dict)
-        labels: tuple[str, ...] = ()
-        unknown: tuple[str, ...] = ()
-
-    told = Told(
+    told = Enrichment(
         container=Container("0123abc", "docker"),
         unit="ssh.service",
         parents=(Process(10, 5, exe="/bin/sh", comm="sh", argv=("sh", "-c", "x")), Process(1, 0, comm="init")),

@@ -7,12 +7,12 @@ import re
 from pathlib import Path
 from typing import Any, Final
 
-import attrs
 import pytest
 from hypothesis import given
 
 import audisp
 import audisp.shapes
+from audisp.enrich.facts import Enrichment
 from audisp.event import NO_STAMP, Event
 from audisp.parse.cgroup import Container
 from audisp.parse.processes import Process
@@ -465,21 +465,7 @@ def test_problems_are_said(shape: Ocsf) -> None:
 
 
 def test_what_else_is_known() -> None:
-    @attrs.frozen
-    class Told:
-        process: Process | None = None
-        container: object = None
-        unit: object = None
-        user_unit: str | None = None
-        slice: str | None = None
-        cgroup: object = None
-        parents: tuple[Process, ...] = ()
-        script: object = None
-        environment: dict[str, str] = attrs.field(factory=dict)
-        labels: tuple[str, ...] = ()
-        unknown: tuple[str, ...] = ()
-
-    told = Told(
+    told = Enrichment(
         container=Container("0123abc", "docker", "1b4e28ba-2fa1-11d2-883f-b9a761bde3fb"),
         unit="ssh.service",
         parents=(Process(10, 5, exe="/bin/sh", comm="sh", argv=("sh", "-c", "a b")), Process(1, 0, comm="init")),
