@@ -4,8 +4,10 @@ Layout (upstream.md 5.6): a header of 32 bytes, big-endian (14 bytes of magic, v
 size of an entry, index of the first one, how many are in use), padded to one entry; then a ring of entries, each a
 text with its line end and a NUL. Written at the entry first, then in the header.
 
-Taken over means: stored in the spool and synced, then the queue's length set to 0 in the same file. Killed between the
-two we take it over twice: at least once, as the C program itself.
+Taken over means, for one batch after the other: stored in the spool and synced, then taken off the queue in the file's
+header. Interrupted, by a full spool or an error or kill -9, what was taken is off the queue, and the rest stays on it,
+for us or for the C program. Between the two steps the batch under way is in both, and comes twice: at least once, as
+the C program itself.
 """
 
 from __future__ import annotations
@@ -16,10 +18,10 @@ import os
 import stat
 import struct
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+import attrs
 import trio
 
 from audisp.errors import StoreError
@@ -35,8 +37,10 @@ ENTRY: Final = 12_288
 MAX_ENTRIES: Final = 1 << 24
 """Most entries that a header is believed: 192 GiB of file, which no queue_depth asks for."""
 BATCH: Final = 256
-"""Entries read at once: 3 MiB."""
-LENGTH_AT: Final = 28
+"""Entries read at once, 3 MiB, and so the most that can come twice."""
+RANGE: Final = struct.Struct(">II")
+RANGE_AT: Final = 24
+"""Where the header has the index of the first entry and, beside it, how many there are."""
 
 
 class QueueError(StoreError):
@@ -73,8 +77,21 @@ def open_queue(path: Path) -> int | None:
     return fd
 
 
-def entries(fd: int, path: Path) -> Iterator[list[bytes | None]]:
-    """What waits in the queue, the oldest first, in batches; None for an entry that is damaged. QueueError."""
+@attrs.frozen
+class Ring:
+    """Which of its entries are in use: `length` from `head` on, of `count`."""
+
+    count: int
+    head: int
+    length: int
+
+    def after(self, number: int) -> Ring:
+        """Without the first so many of them."""
+        return Ring(self.count, (self.head + number) % self.count, self.length - number)
+
+
+def read_ring(fd: int, path: Path) -> Ring:
+    """What the header says. QueueError."""
     raw = os.pread(fd, HEADER.size, 0)
     if len(raw) < HEADER.size:
         raise QueueError(f"{path}: {len(raw)} bytes are no queue")
@@ -83,14 +100,12 @@ def entries(fd: int, path: Path) -> Iterator[list[bytes | None]]:
         raise QueueError(f"{path}: is no queue of audisp-remote's")
     if not 0 < count <= MAX_ENTRIES or head >= count or length > count:
         raise QueueError(f"{path}: says {length} of {count} entries from {head} on, which cannot be")
-    batch: list[bytes | None] = []
-    for number in range(length):
-        batch.append(_entry(fd, (head + number) % count))
-        if len(batch) == BATCH:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
+    return Ring(count, head, length)
+
+
+def read_batch(fd: int, ring: Ring) -> list[bytes | None]:
+    """The oldest entries, BATCH at most; None for one that is damaged. OSError."""
+    return [_entry(fd, (ring.head + number) % ring.count) for number in range(min(ring.length, BATCH))]
 
 
 def _entry(fd: int, index: int) -> bytes | None:
@@ -98,46 +113,68 @@ def _entry(fd: int, index: int) -> bytes | None:
     return text if nul and text else None
 
 
-def clear(fd: int) -> None:
-    """Say in the file that it is empty. OSError."""
-    os.pwrite(fd, struct.pack(">I", 0), LENGTH_AT)
+def write_ring(fd: int, ring: Ring) -> None:
+    """Say in the file, for good, which entries are in use. One write within a sector: no kill -9 leaves half of it.
+    OSError."""
+    os.pwrite(fd, RANGE.pack(ring.head, ring.length), RANGE_AT)
     os.fdatasync(fd)
+
+
+@attrs.define
+class Haul:
+    """What has come of a queue so far."""
+
+    records: int = 0
+    """In the spool, and off the queue."""
+    bad: int = 0
+    """Entries that were no records."""
 
 
 async def take_over(path: Path, outbox: Outbox, say: Say) -> int:
     """Take a C client's queue over into the outbox; how many records. Never raises: what cannot be taken stays there,
     and is said."""
+    haul = Haul()
     try:
         fd = await trio.to_thread.run_sync(open_queue, path)
         if fd is None:
             return 0
         try:
-            taken, bad = await _copy(fd, path, outbox)
-            if taken or bad:
-                await trio.to_thread.run_sync(clear, fd)
-                left_out = f"; {bad} entries were no records, and are left out" if bad else ""
-                say("notice", f"{path}: {taken} records of the C program's queue taken over{left_out}")
-            return taken
+            await _copy(fd, path, outbox, haul)
         finally:
             os.close(fd)
     except (StoreError, OSError) as error:
-        say("error", f"queue_file: its records are not taken over: {error}")
-        return 0
+        if haul.records or haul.bad:
+            text = f"{haul.records} records are taken over{_left_out(haul)}; the rest stays there until the next start"
+        else:
+            text = "its records are not taken over, and stay there"
+        say("error", f"queue_file: {text}: {error}")
+    else:
+        if haul.records or haul.bad:
+            say("notice", f"{path}: {haul.records} records of the C program's queue taken over{_left_out(haul)}")
+    return haul.records
 
 
-async def _copy(fd: int, path: Path, outbox: Outbox) -> tuple[int, int]:
-    taken = bad = 0
-    batches = entries(fd, path)
-    while (batch := await trio.to_thread.run_sync(lambda: next(batches, None))) is not None:
+def _left_out(haul: Haul) -> str:
+    return f"; {haul.bad} entries were no records, and are left out" if haul.bad else ""
+
+
+async def _copy(fd: int, path: Path, outbox: Outbox, haul: Haul) -> None:
+    ring = await trio.to_thread.run_sync(read_ring, fd, path)
+    while ring.length:
+        batch = await trio.to_thread.run_sync(read_batch, fd, ring)
         reader = LineReader()
-        bad += sum(each is None for each in batch)
         reader.feed(b"".join([each if each.endswith(b"\n") else each + b"\n" for each in batch if each is not None]))
         data, records = reader.take()
-        bad += len(reader.bad)
-        if not records:
-            continue
+        ring = ring.after(len(batch))
         block = Block(data, records, "queue_file", time.monotonic())
-        if not await outbox.accept([block], outbox.stream.books, sync=True):
+        try:
+            room = not records or await outbox.accept([block], outbox.stream.books, sync=True)
+            if room:
+                with trio.CancelScope(shield=True):  # it is in the spool: nothing is to come between
+                    await trio.to_thread.run_sync(write_ring, fd, ring)
+        except (StoreError, OSError) as error:
+            raise QueueError(f"{error}; up to {records} more may be in the spool as well, and come twice") from error
+        if not room:
             raise QueueError("the spool has no room for it")
-        taken += records
-    return taken, bad
+        haul.records += records
+        haul.bad += sum(each is None for each in batch) + len(reader.bad)
