@@ -112,10 +112,19 @@ async def test_the_end_does_not_wait_for_a_required_plugin_that_never_returns(
 ) -> None:
     monkeypatch.setattr("audisp.dispatch.inprocess.CLOSE_GRACE", 0.1)
     world.configure(own="drain_timeout = 0.2\n")
-    go = threading.Event()
-    world.recorder("needed", "required = yes\nqueue_bytes = 64K\n", before=lambda one: go.wait() and None)
+    taken, go = threading.Event(), threading.Event()
+
+    def stop(_one: object) -> None:
+        taken.set()
+        go.wait()
+
+    def feeding(self: Feed) -> Block:
+        taken.wait(20)  # a batch taken later would make room, and the source would go on
+        return self.next(20, 900)
+
+    world.recorder("needed", "required = yes\nqueue_bytes = 64K\n", before=stop)
     feed = Feed()
-    feed.thread = lambda self: self.next(20, 900)
+    feed.thread = feeding
     with trio.fail_after(20):
         async with world.started(feed) as engine:
             await until(lambda: engine.routes["feed"].waiting_for == "needed")
