@@ -26,7 +26,7 @@ import trio
 from audisp.collector.flight import Flight
 from audisp.collector.store import Committed, DiskTrouble, Refused, Store
 from audisp.collector.store_frames import Numbered, Unnumbered
-from audisp.errors import LocalProtocolError
+from audisp.errors import LocalProtocolError, StoreError
 from audisp.record import Block
 from audisp.wire.peer import Trouble
 
@@ -250,12 +250,13 @@ class Committer:
         """Store what is put, until cancelled. A group that is under way is finished first."""
         task_status.started()
         while True:
-            while not self._queue or self._suspended:
+            # A disk that failed is tried though nothing waits: C programs' records are given back, and never would.
+            while (not self._queue and self._disk is None) or self._suspended:
                 self._work = trio.Event()
                 await self._work.wait()
             if self._disk is not None:
                 await trio.sleep(RETRY_SECONDS)
-                await self._probe()
+                await self.probe()
                 continue
             await self._store_group()
 
@@ -270,7 +271,8 @@ class Committer:
             for account in self.accounts:
                 await account.ended.wait()
 
-    async def _probe(self) -> None:
+    async def probe(self) -> None:
+        """See whether the disk works again, if it did not."""
         if await self.call(self.store.probe) is None:
             self._recover()
 
@@ -284,8 +286,10 @@ class Committer:
         group = [self._queue.popleft() for _ in range(min(len(self._queue), MAX_ITEMS))]
         try:
             outcome = await self.call(lambda: _store(self.store, group))
-        except DiskTrouble as trouble:
+        except StoreError as error:
             self._queue.extendleft(reversed(group))
+            # The store says DiskTrouble. If it ever says something else, that is no reason to end for all hosts.
+            trouble = error if isinstance(error, DiskTrouble) else DiskTrouble(Trouble.DISK_ERROR, str(error))
             self._disk = trouble
             self._say("error", f"{trouble}; nothing is stored until it does, and the senders are told", limit="disk")
             self._drop_gone()
@@ -348,14 +352,19 @@ class Committer:
 
 
 def _store(store: Store, group: Sequence[Parcel]) -> _Outcome:
-    """Store as many as go into one group of the store. Raises DiskTrouble: none is."""
+    """Store as many as go into one group of the store. Raises StoreError: none is."""
     refused: list[tuple[Parcel, str]] = []
     taken = 0
-    for parcel in group:
-        try:
-            if not store.append(parcel.item):
-                break
-        except Refused as error:
-            refused.append((parcel, str(error)))
-        taken += 1
-    return _Outcome(taken, refused, store.commit())
+    try:
+        for parcel in group:
+            try:
+                if not store.append(parcel.item):
+                    break
+            except Refused as error:
+                refused.append((parcel, str(error)))
+            taken += 1
+        return _Outcome(taken, refused, store.commit())
+    except StoreError:
+        # All of it comes again, so nothing of it may be there twice.
+        store.abandon()
+        raise

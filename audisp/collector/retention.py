@@ -10,12 +10,15 @@ it there. Only the first and the last need the store to stand still, and they ar
 - Where all of it is too much, those who have most lose first, down to what everybody could have. Only if that does
   not give enough room does the oldest segment go, whoever's it is.
 - What is left of segments is put together, so that their number stays bounded by what is stored.
+- A segment that cannot be used is passed over and stays: one bad old file stops neither retention nor the hosts.
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -59,6 +62,9 @@ COPY_BYTES: Final = 1 << 20
 """Written at once."""
 
 NANO: Final = 1_000_000_000
+
+OURS: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+"""Errors at reading that say something of this process or this host, and nothing of the file."""
 
 
 @attrs.frozen
@@ -136,6 +142,38 @@ class Rewritten:
     touched: tuple[SegmentFile, ...] = ()
 
 
+class _Unusable(StoreError):
+    """A segment that was found to be unusable just now, and is marked as that."""
+
+
+@contextlib.contextmanager
+def _reading(segment: SegmentFile) -> Iterator[None]:
+    """Around what reads a segment. _Unusable if it cannot be read, or is no segment of ours; OSError: one of ours."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in OURS:
+            raise
+        segment.unusable = error.strerror or str(error)
+        raise _Unusable(segment.unusable) from error
+    except StoreError as error:
+        segment.unusable = str(error)
+        raise _Unusable(segment.unusable) from error
+
+
+def _index(census: Census, segment: SegmentFile) -> Index:
+    """The index of a segment. _Unusable, OSError."""
+    with _reading(segment):
+        return make_index(census.folder, segment, census.where)[1]
+
+
+def _index_if_any(census: Census, segment: SegmentFile) -> Index | None:
+    """The same; None if the segment is unusable, or turns out to be. OSError."""
+    with contextlib.suppress(_Unusable):
+        return None if segment.unusable else _index(census, segment)
+    return None
+
+
 def water_level(sizes: Sequence[int], room: int) -> int:
     """The largest size that all can have, if those who have less keep it and all together have `room`."""
     left = max(0, room)
@@ -150,7 +188,8 @@ def water_level(sizes: Sequence[int], room: int) -> int:
 
 def choose(census: Census, policy: Policy, now: int, *, room: int = 0) -> list[Choice]:
     """What is to be done, in order; [] if nothing is. now: nanoseconds since the epoch. room: bytes to be had at once,
-    whatever else is due. Reads indexes: OSError, StoreError."""
+    whatever else is due. Reads indexes, and passes over segments that cannot be used: OSError for what is no segment's
+    fault."""
     old = _too_old(census, policy, now)
     if old:
         return [Choice(tuple(old), None)]
@@ -173,10 +212,10 @@ def choose(census: Census, policy: Policy, now: int, *, room: int = 0) -> list[C
 def _too_old(census: Census, policy: Policy, now: int) -> list[SegmentFile]:
     old: list[SegmentFile] = []
     if policy.max_age:
-        for segment in census.segments[:MAX_REPLACED]:
-            if segment.newest is None:
-                make_index(census.folder, segment, census.where)
-            if (segment.newest or 0) >= now - policy.max_age * NANO:
+        for segment in census.segments:
+            if segment.unusable or (segment.newest is None and _index_if_any(census, segment) is None):
+                continue
+            if len(old) == MAX_REPLACED or (segment.newest or 0) >= now - policy.max_age * NANO:
                 break
             old.append(segment)
     return old
@@ -213,7 +252,9 @@ class _Plan:
                 break
             if all(census.firsts[name] >= following for name in excess):
                 continue
-            _, index = make_index(census.folder, segment, census.where)
+            index = _index_if_any(census, segment)
+            if index is None:
+                continue
             live = {key: share for key, share in index.shares.items() if share.next.first > census.kept(key)}
             taken = [share for key, share in live.items() if key.identity in excess]
             if not taken:
@@ -235,7 +276,9 @@ class _Plan:
             if segment.damaged or segment.waste is False or (segment.waste is None and looked_at >= LOOKED_AT):
                 continue
             looked_at += segment.waste is None
-            _, index = make_index(census.folder, segment, census.where)
+            index = _index_if_any(census, segment)
+            if index is None:
+                continue
             live = sum(share.size for key, share in index.shares.items() if share.next.first > census.kept(key))
             segment.waste = self._weigh(segment, index, live)
 
@@ -267,11 +310,12 @@ def _spread(census: Census, need: int) -> list[Choice]:
         if plan.gained >= need:
             return plan.choices()
     oldest: list[SegmentFile] = []
-    for segment in census.segments[:MAX_REPLACED]:
-        oldest.append(segment)
-        need -= segment.size
-        if need <= 0:
+    for segment in census.segments:
+        if need <= 0 or len(oldest) == MAX_REPLACED:
             break
+        if not segment.unusable:
+            oldest.append(segment)
+            need -= segment.size
     return [Choice(tuple(oldest), None)] if oldest else []
 
 
@@ -280,7 +324,7 @@ def _scraps(census: Census, policy: Policy) -> list[Choice]:
     run: list[SegmentFile] = []
     for segment in census.segments:
         run.append(segment)
-        if segment.damaged or segment.size > policy.segment_bytes // 2:
+        if segment.damaged or segment.unusable or segment.size > policy.segment_bytes // 2:
             run.clear()
         while run and sum(each.size for each in run) > policy.segment_bytes:
             del run[0]
@@ -293,17 +337,24 @@ def _close(census: Census, policy: Policy, run: Sequence[SegmentFile]) -> bool:
     """Whether they are of about the same time, where age counts."""
     if not policy.max_age:
         return True
-    oldest = make_index(census.folder, run[0], census.where)[1].oldest
-    newest = make_index(census.folder, run[-1], census.where)[1].newest
-    return newest - oldest <= policy.segment_age
+    first, last = _index_if_any(census, run[0]), _index_if_any(census, run[-1])
+    return first is not None and last is not None and last.newest - first.oldest <= policy.segment_age
 
 
 def rewrite(census: Census, choice: Choice, now: int) -> Rewritten:
-    """Make what takes the place of the chosen segments. OSError, StoreError; then there is nothing of it."""
+    """Make what takes the place of the chosen segments; nothing does if one of them turns out to be unusable. OSError,
+    StoreError; then there is nothing of it."""
+    try:
+        return _rewrite(census, choice, now)
+    except _Unusable:
+        return Rewritten(choice.segments, (), whole=False)
+
+
+def _rewrite(census: Census, choice: Choice, now: int) -> Rewritten:
     if choice.removed is None:
         removed: dict[StreamKey, Removed] = {}
         for segment in choice.segments:
-            for share in make_index(census.folder, segment, census.where)[1].shares.values():
+            for share in _index(census, segment).shares.values():
                 was = census.kept(share.key)
                 if share.next.first > was:
                     _add(removed, share, was)
@@ -358,26 +409,31 @@ class _Copy:
     def _segment(self, segment: SegmentFile) -> bool:
         """Take over one. False: something in it cannot be read."""
         census = self._census
-        file = open_file(census.folder, segment.name, os.O_RDONLY, census.where)
+        with _reading(segment):
+            file = open_file(census.folder, segment.name, os.O_RDONLY, census.where)
         try:
-            header = read_header(file, segment.number, None)
+            with _reading(segment):
+                header = read_header(file, segment.number, None)
             if not self._size:
                 self._put(SegmentHeader(header.spool, self._id, self._now, segment.number, ANCHOR).encode())
             frames = Frames(file, header)
-            while (found := frames.next(segment.size)) is not None:
-                if isinstance(found, Entry):
-                    self._entry(found, file)
+            while True:
+                with _reading(segment):
+                    found = frames.next(segment.size)
+                    raw = b""
+                    if isinstance(found, Entry) and found.first >= census.kept(found.key):
+                        raw = os.pread(file, found.packed.size, found.packed.offset)
+                if found is None:
+                    break
+                if raw and isinstance(found, Entry):
+                    self._entry(found, raw)
             segment.damaged = frames.damage > 0 or frames.good < segment.size
             return not segment.damaged
         finally:
             os.close(file)
 
-    def _entry(self, entry: Entry, file: int) -> None:
-        packed = entry.packed
-        if entry.first < self._census.kept(entry.key):
-            return
-        raw = os.pread(file, packed.size, packed.offset)
-        moved = attrs.evolve(entry, packed=attrs.evolve(packed, offset=self._size))
+    def _entry(self, entry: Entry, raw: bytes) -> None:
+        moved = attrs.evolve(entry, packed=attrs.evolve(entry.packed, offset=self._size))
         self._put(remark(raw, self._id[:MARK_BYTES]))
         self._index.add(moved)
 

@@ -20,7 +20,7 @@ from typing import Final, Self
 import attrs
 
 from audisp.collector.retention import Census, Policy, Rewritten, choose, rewrite
-from audisp.collector.store_files import remove
+from audisp.collector.store_files import SegmentFile, remove
 from audisp.collector.store_frames import (
     FORGOTTEN_BYTES,
     Entry,
@@ -33,7 +33,7 @@ from audisp.collector.store_frames import (
     stored_bytes,
     write_forgotten,
 )
-from audisp.collector.store_log import DiskTrouble, Log, Space
+from audisp.collector.store_log import FULL, DiskTrouble, Log, Space
 from audisp.collector.store_scan import Findings, follow
 from audisp.collector.store_streams import FIRST_NUMBER, Stream, StreamKey, Streams, begun
 from audisp.errors import StoreError
@@ -199,6 +199,11 @@ class Store:
         """What was wrong with the disk when it was last tried; None: nothing. From any thread."""
         return self._log.trouble
 
+    @property
+    def unusable(self) -> list[SegmentFile]:
+        """Segments that retention passes over, each with the reason. From any thread."""
+        return [segment for segment in tuple(self._log.segments) if segment.unusable]
+
     def space(self) -> Space:
         """Of the file system that the store is on. StoreError. From any thread, while it is open."""
         self._check_open()
@@ -219,8 +224,9 @@ class Store:
         if group.parts and group.size + most > bound:
             return False
         if not group.parts:
-            self._make_room(max(bound, most), item.received)
-            log.ready(item.received)
+            with self._troubled():
+                self._make_room(max(bound, most), item.received)
+                log.ready(item.received)
         tail = log.tail
         assert tail is not None
         first = group.entries[-1].end if group.entries else log.next
@@ -279,6 +285,10 @@ class Store:
         except StoreError as error:
             raise Refused(f"{identity}: {error}") from error
 
+    def abandon(self) -> None:
+        """Forget what is appended and not committed."""
+        self._group = _Group()
+
     def commit(self) -> Committed:
         """Write what was appended, all of it or nothing, and return when it is on disk.
 
@@ -319,7 +329,9 @@ class Store:
     # Retention.
 
     def bound(self, policy: Policy, min_free: int, max_hosts: int) -> None:
-        """Other bounds, from now on."""
+        """Other bounds, from now on. Segments that were unusable are looked at again: somebody may have mended them."""
+        for segment in self._log.segments:
+            segment.unusable = ""
         self._log.policy, self._log.min_free, self._streams.max_hosts = policy, min_free, max_hosts
         self._looked_at = -1
 
@@ -353,18 +365,36 @@ class Store:
         """Do all that is due, at once; returns the bytes that this has freed. StoreError, DiskTrouble."""
         self._check_open()
         before = self.size
-        for _ in range(ROUNDS):
-            if not self._remove_some(now, 0):
-                break
+        with self._said():
+            for _ in range(ROUNDS):
+                if not self._remove_some(now, 0):
+                    break
         return before - self.size
 
     def _remove_some(self, now: int, room: int) -> bool:
+        """Do some of what is due. OSError, StoreError, DiskTrouble."""
         census = self.census()
-        with self._said():
-            choices = choose(census, self._log.policy, now, room=room)
-            for choice in choices:
-                self.replace(rewrite(census, choice, now), now)
+        choices = choose(census, self._log.policy, now, room=room)
+        for choice in choices:
+            try:
+                done = rewrite(census, choice, now)
+            except OSError as error:
+                if error.errno in FULL:
+                    self._log.copy_failed()
+                raise
+            self.replace(done, now)
         return bool(choices)
+
+    @contextlib.contextmanager
+    def _troubled(self) -> Iterator[None]:
+        """Turn everything that goes wrong with files into DiskTrouble: whoever stores waits then, and tries again."""
+        try:
+            with self._log.disk():
+                yield
+        except DiskTrouble:
+            raise
+        except StoreError as error:
+            raise self._log.troubled(Trouble.DISK_ERROR, str(error)) from error
 
     def _make_room(self, room: int, now: int) -> None:
         """See that a group, and perhaps a segment's beginning, fit under the bound of all."""

@@ -44,13 +44,15 @@ class SegmentFile:
     """A segment that is there. number: of its first frame. size: its bytes, without a torn tail. newest: when its last
     frame was received, in nanoseconds since the epoch; None: nobody has looked. damaged: something in it cannot be
     read, so it stays as it is for as long as it stays. waste: enough of it is removed for it to be written anew; None:
-    nobody has looked."""
+    nobody has looked. unusable: why nothing can be told of it, for a person; "": it can. Then it is not removed either,
+    since nobody knows what would go with it."""
 
     number: int
     size: int
     newest: int | None = None
     damaged: bool = False
     waste: bool | None = None
+    unusable: str = ""
 
     @property
     def name(self) -> str:

@@ -82,7 +82,7 @@ class Log:
         self._owed: list[SegmentFile] = []
         self._aside = 0
         self._full = 0
-        self._wanted = 0
+        self._wanted = self._copy = 0
         self._end: EndMark
 
     def open(self, stack: contextlib.ExitStack, max_hosts: int) -> Scan:
@@ -211,6 +211,12 @@ class Log:
             tail.sync()
         self.segments[-1].size = tail.size
         self.trouble = None
+        self._copy = 0
+
+    def copy_failed(self) -> None:
+        """There was no room to write a segment anew: until something is written, `probe` tries for that much, or
+        it would tell the senders of room again and again."""
+        self._copy = max((segment.size for segment in self.sealed), default=0)
 
     def mark_end(self, tail: Tail) -> None:
         """Say how far the log is on disk, `next` included."""
@@ -251,7 +257,8 @@ class Log:
             remove(self.folder, name)
             file = open_file(self.folder, name, os.O_RDWR | os.O_CREAT | os.O_EXCL, self.path)
             try:
-                os.posix_fallocate(file, 0, size)
+                # Writing segments anew is not held to min_free either.
+                os.posix_fallocate(file, 0, max(size, self._copy))
                 os.pwrite(file, b"\n", 0)
                 os.fdatasync(file)
             finally:
