@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Final, TypeVar
 
@@ -12,7 +12,6 @@ import trio
 
 from audisp.collector.committer import Committer, Say
 from audisp.collector.retention import Choice, Policy, choose, rewrite
-from audisp.collector.store import DiskTrouble
 from audisp.collector.store_log import Space as Room
 from audisp.config.auditd import Space
 from audisp.config.collector import CollectorConf
@@ -50,19 +49,32 @@ class Upkeep:
     say: Say
     _low: str = ""
     _was: Trouble | None = None
+    _named: frozenset[str] = frozenset()
 
     async def run(self) -> None:
         """Until cancelled."""
         while True:
-            try:
-                await self.retain()
-                await self.look()
-            except DiskTrouble as trouble:
-                self.say("error", f"retention: {trouble}", limit="retention")
-            except (StoreError, OSError) as error:
-                self.say("error", f"retention: {error}", limit="retention")
+            # Each by itself: retention that fails is a reason more to look at the disk.
+            await self._try("retention", self.retain)
+            await self._try("the room on the disk", self.look)
+            self._say_unusable()
             self.actions.reap()
             await trio.sleep(LOOK_SECONDS)
+
+    async def _try(self, what: str, function: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await function()
+        except (StoreError, OSError) as error:
+            self.say("error", f"{what}: {error}", limit=what)
+
+    def _say_unusable(self) -> None:
+        """Name segments that retention passes over, each once."""
+        unusable = self.committer.store.unusable
+        for segment in unusable:
+            if segment.name not in self._named:
+                text = f"retention passes over {segment.name}, which stays until that is mended: {segment.unusable}"
+                self.say("error", f"{text} ({len(unusable)} such segments)", limit="unusable")
+        self._named = frozenset(segment.name for segment in unusable)
 
     async def retain(self) -> None:
         """Remove what is older than it may be, or too much. Unless there is a bound of all, only short parts
@@ -80,28 +92,33 @@ class Upkeep:
             done = await _in_thread(partial(rewrite, census, choice, now))
             await self.committer.call(partial(store.replace, done, now))
 
-    async def rotate(self) -> None:
-        """Remove the oldest segment."""
+    async def rotate(self, *, again: bool = False) -> None:
+        """Remove the oldest segment that can be removed. again: say nothing if there is none, since that was said."""
         store, now = self.committer.store, time.time_ns()
         census = await self.committer.call(store.census)
-        if not census.segments:
-            self.say("warning", "nothing can be removed: the store has one segment", limit="rotate")
-            return
-        done = await _in_thread(partial(rewrite, census, Choice((census.segments[0],), None), now))
-        await self.committer.call(partial(store.replace, done, now))
-        self.say("warning", f"room was made: {census.segments[0].name} was removed", limit="rotate")
+        for segment in census.segments:
+            if segment.unusable:
+                continue
+            done = await _in_thread(partial(rewrite, census, Choice((segment,), None), now))
+            if done.whole:
+                if await self.committer.call(partial(store.replace, done, now)):
+                    self.say("warning", f"room was made: {segment.name} was removed", limit="rotate")
+                return
+        if not again:
+            why = "no closed segment can be used" if census.segments else "the store has one segment"
+            self.say("warning", f"nothing can be removed: {why}", limit="rotate")
 
     async def look(self) -> None:
         """See what is free, tell the senders, and do what is configured."""
-        room = await self.committer.call(self.committer.store.space)
         await self._look_at_trouble()
+        room = await self.committer.call(self.committer.store.space)
         low = self._too_low(room)
         self.committer.low("there is little room on the disk" if low else "")
-        if low and low != self._low:
+        if low:
             name = "admin_space_left" if low == "admin" else "space_left"
             action: Action = getattr(self.conf, f"{name}_action")
             text = f"{self.conf.store_dir}: {room.free // MIB} MiB are free, less than {name}"
-            await self.act(action, text)
+            await self.act(action, text, again=low == self._low)
         elif self._low and not low:
             self.say("notice", f"{self.conf.store_dir}: {room.free // MIB} MiB are free, which is enough")
         self._low = low
@@ -114,18 +131,28 @@ class Upkeep:
         return "space" if room.free < bytes_of(conf.space_left, room.total) else ""
 
     async def _look_at_trouble(self) -> None:
-        trouble = self.committer.store.trouble
+        store = self.committer.store
+        if store.trouble is not None and store.trouble.trouble is self._was:
+            # What the last look did may have been enough; nothing more is to be removed then.
+            await self.committer.probe()
+        trouble = store.trouble
         now = None if trouble is None else trouble.trouble
-        if trouble is not None and now is not self._was:
+        if trouble is not None:
             full = now is Trouble.DISK_FULL
-            await self.act(self.conf.disk_full_action if full else self.conf.disk_error_action, str(trouble))
+            action = self.conf.disk_full_action if full else self.conf.disk_error_action
+            await self.act(action, str(trouble), again=now is self._was)
         self._was = now
 
-    async def act(self, action: Action, text: str) -> None:
-        """Carry out a configured action."""
+    async def act(self, action: Action, text: str, *, again: bool = False) -> None:
+        """Carry out a configured action. again: what it is for has not changed since the last look. Then only rotate
+        acts, since one segment less may be too little."""
         if action.name == "rotate":
-            self.say("warning", text)
-            await self.rotate()
+            if not again:
+                self.say("warning", text)
+            # A note cannot be written where nothing can: the rest of the look goes on.
+            await self._try("rotate", partial(self.rotate, again=again))
+            return
+        if again:
             return
         program = str(action.program) if action.program else None
         self.actions.act(action.name, text, path=program)
