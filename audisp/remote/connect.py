@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-from pathlib import Path
 from typing import Any, Final
 
 import attrs
@@ -16,7 +15,7 @@ from audisp.config.remote import RemoteConf
 from audisp.errors import AudispError, ConfigError
 from audisp.tls.context import ClientContext
 from audisp.tls.failures import TLSError
-from audisp.tls.keyfile import read_key
+from audisp.tls.keyring import read_client_key
 from audisp.tls.settings import CryptoSettings, Profile
 from audisp.tls.stream import TLSStream
 from audisp.wire.native import ALPN
@@ -66,15 +65,11 @@ class Connector:
         assert conf.tls_psk_file is not None
         assert conf.tls_psk_identity is not None
         identity = conf.tls_psk_identity.encode("ascii")
-        found = read_key(Path(conf.tls_psk_file))
-        if found.master:
-            raise ConfigError("is a master key, which only a collector may have", path=conf.tls_psk_file)
-        if found.identity is not None and found.identity != identity:
-            self.notices.append(f"{conf.tls_psk_file}: says that it is another identity's than tls_psk_identity")
+        identity, key = read_client_key(conf.tls_psk_file, identity)
         settings = CryptoSettings(Profile(conf.profile), conf.tls_cipher_suites, conf.tls_key_exchange)
         alpn = () if conf.speaks == "rmw" else (ALPN,)
         try:
-            return ClientContext(identity, found.key, settings=settings, alpn=alpn)
+            return ClientContext(identity, key, settings=settings, alpn=alpn)
         except TLSError as error:
             raise ConfigError(str(error), key="transport") from error
 

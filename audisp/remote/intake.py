@@ -126,29 +126,29 @@ class Intake:
 
     async def _store(self, outbox: Outbox, blocks: list[Block], *, sync: bool) -> bool:
         """Store these, the first of those at hand, with the marker of what was lost before them. False: it failed."""
-        marker = []
-        if self._gap is not None:
-            marker = [self._internal.loss(NAME, self._gap)]
+        # What is lost while this is stored is another loss, which the next marker tells.
+        told, self._gap = self._gap, None
+        marker = [] if told is None else [self._internal.loss(NAME, told)]
         before = outbox.stream.next_record
         try:
             taken = await outbox.accept(marker + blocks, self._books(), sync=sync)
         except StoreError as error:
-            await self._recover(outbox, error, before, marker + blocks)
+            await self._recover(outbox, error, before, marker + blocks, told)
             return False
         self.error = None
-        if marker and taken:
-            self._gap, taken = None, taken - 1
-        elif marker and self._closed and not self._hand:
-            # The end, and no room for so much as the marker; it was said in the log.
-            self._gap = None
-        elif marker:
+        if told is not None and taken:
+            taken -= 1
+        elif told is not None and self._closed and not self._hand:
+            pass  # The end, and no room for so much as the marker; it was said in the log.
+        elif told is not None:
+            self._retell(told)
             taken, blocks = 0, blocks or marker
         self._take(taken)
         if taken < len(blocks):
             try:
                 await self._make_room(outbox)
             except StoreError as error:
-                await self._recover(outbox, error, outbox.stream.next_record, [])
+                await self._recover(outbox, error, outbox.stream.next_record, [], None)
                 return False
         return True
 
@@ -198,8 +198,16 @@ class Intake:
         else:
             self._gap.extend(gap)
 
-    async def _recover(self, outbox: Outbox, error: StoreError, before: int, blocks: list[Block]) -> None:
-        """Storing or syncing failed: open the spool anew, and see what of it is there."""
+    def _retell(self, told: Gap) -> None:
+        """The marker of this loss was not stored: the next one tells of it, and of what was lost since."""
+        if self._gap is not None:
+            told.extend(self._gap)
+        self._gap = told
+
+    async def _recover(
+        self, outbox: Outbox, error: StoreError, before: int, blocks: list[Block], told: Gap | None
+    ) -> None:
+        """Storing or syncing failed: open the spool anew, and see what of it is there. told: by the marker in front."""
         self.error = str(error)
         self._notices.occur("queue_error", f"the spool cannot be used: {error}")
         there: int | None = None
@@ -224,7 +232,9 @@ class Intake:
                     self._hand.appendleft(Block(b"".join(rest), len(rest), block.source, block.arrived))
                     self._held += sum(map(len, rest)) + BLOCK_COST
             else:
-                self._gap = None
+                told = None
+        if told is not None:
+            self._retell(told)
 
     def _books(self) -> dict[str, Any]:
         return {"lost": self.lost}

@@ -65,7 +65,7 @@ class NativeSession:
                 time.monotonic(),
                 spool=stream.spool_id,
                 first=first,
-                following=stream.next_record,
+                following=stream.synced,
                 software=f"audisp-remote {__version__}",
             )
             async with trio.open_nursery() as nursery:
@@ -168,7 +168,6 @@ class NativeSession:
 
     async def _resume(self, position: Position | None) -> None:
         """Find the place where the collector wants to go on."""
-        stream = self._outbox.stream
         assert self._reader is not None
         if position is not None:
             self._reader.close()
@@ -178,8 +177,12 @@ class NativeSession:
         last: bytes | None = None
         if position is not None:
             if frame is None:
-                following, digest = stream.hash_at_end()
+                # What is not synced yet may be that very frame; without its hash nothing could tell a foreign stream.
+                following, digest = await self._outbox.synced_end()
                 last = digest if following == position.next else None
+                frame = await trio.to_thread.run_sync(reader.peek)
+            if frame is None:
+                pass
             elif frame.first == position.next:
                 last = frame.head.previous
             elif frame.first < position.next:
@@ -209,7 +212,7 @@ class NativeSession:
         session = self._sender
         while True:
             ring = self._bell.next()
-            session.following = self._outbox.stream.next_record
+            session.following = self._outbox.stream.synced
             try:
                 session.tick(time.monotonic())
                 await self._fill()

@@ -93,6 +93,15 @@ class Outbox:
         await self._locked(self.stream.sync)
         self.grown.ring()
 
+    async def synced_end(self) -> tuple[int, bytes]:
+        """Sync what was stored; then Stream.hash_at_end. Raises StoreError."""
+
+        def work() -> tuple[int, bytes]:
+            self.stream.sync()
+            return self.stream.hash_at_end()
+
+        return await self._locked(work)
+
     async def front(self) -> tuple[int, bytes] | None:
         """As Stream.front."""
         return await self._locked(self.stream.front)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import attrs
+import pytest
 import trio
 
 from audisp.config.remote import RemoteConf, read
 from audisp.dispatch.say import Voice
+from audisp.errors import StoreError
+from audisp.record import Block
 from audisp.remote.actions import Brake, Notices
 from audisp.remote.intake import BLOCK_COST, HAND_BYTES, Intake
 from audisp.remote.outbox import Outbox
@@ -184,6 +187,46 @@ async def test_what_waits_for_the_disk_is_bounded(tmp_path: Path) -> None:
     assert intake.waiting - waiting <= 500
     assert intake.lost >= 4_500
     assert notices.counts["overflow"] >= 9
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_what_is_lost_while_a_marker_is_stored_is_told_by_the_next(tmp_path: Path, fails: bool) -> None:
+    """A slow disk: what is lost while it has a loss's marker is another loss, whether that marker is stored or not."""
+    now = 0.0
+    outbox = await Outbox.opened(tmp_path / "spool", 4_000_000, 0, lambda text: None)
+    intake = Intake(conf(), Notices(conf(), Voice(fd=2, threshold="alert"), Brake()), patient=False, clock=lambda: now)
+    each = heavy(1, 500)
+    for _ in range(HAND_BYTES // (len(each.data) + BLOCK_COST)):
+        await intake.send(each)
+    now = 6.0
+    await intake.send(each)
+    assert intake.lost == 500
+    accept, late = outbox.accept, 0
+
+    async def slowly(blocks: Sequence[Block], books: Mapping[str, Any], *, sync: bool) -> int:
+        nonlocal late, now
+        if late < 2:
+            late += 1
+            now += 6.0
+            await intake.send(each)
+            if fails and late == 1:
+                raise StoreError("the disk does not answer")
+        return await accept(blocks, books, sync=sync)
+
+    outbox.accept = slowly  # type: ignore[method-assign]
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(intake.run, outbox)
+        with trio.fail_after(60):
+            while intake.waiting or late < 2:  # noqa: ASYNC110 - a thread works at it
+                await trio.sleep(0.005)
+        intake.close()
+    found = b""
+    while (front := await outbox.front()) is not None:
+        number, data = front
+        found += data
+        await outbox.settle(number + data.count(b"\n"))
+    assert sum(int(count) for count, *_ in MARKER.findall(found)) == intake.lost >= 1_000
+    await outbox.close()
 
 
 async def test_outboxes_wait_for_each_other(tmp_path: Path) -> None:
