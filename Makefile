@@ -9,7 +9,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 # Arguments for the command behind a target: make run ARGS="--source stdin", make test ARGS="-k queue".
 ARGS ?=
 
-.PHONY: install run test check bench soak clean
+.PHONY: install run test check bench bench-remote soak clean
 .DEFAULT_GOAL := install
 
 install: $(STAMP)
@@ -53,6 +53,10 @@ check: $(STAMP)
 # Need root and the audit stream; they put the kernel's audit state back as they found it.
 bench: $(STAMP)
 	$(BIN)/python -m tests.bench.run $(ARGS)
+
+# Forwarding beside Debian's audisp-remote and auditd; ends with a line `ratio N`. Leaves the kernel's audit alone.
+bench-remote: $(STAMP)
+	$(BIN)/python -m tests.bench.run remote $(ARGS)
 
 soak: $(STAMP)
 	$(BIN)/python -m tests.soak.run $(ARGS)

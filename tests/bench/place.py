@@ -33,12 +33,13 @@ PROGRAM_MODE: Final = 0o750
 
 @attrs.frozen
 class Place:
-    """folder: scratch, gone at the end; our packages are in CODE below it. gen, sink, reader: those of tests/native."""
+    """folder: scratch, gone at the end; our packages are in CODE below it. gen, sink, reader, relay: those of tests/native."""
 
     folder: Path
     gen: Path
     sink: Path
     reader: Path
+    relay: Path
 
     def fresh(self, name: str) -> Path:
         """An empty folder of this name."""
@@ -55,7 +56,7 @@ def place() -> Iterator[Place]:
     folder = Path(tempfile.mkdtemp(prefix="audisp-bench-", dir=SCRATCH))
     try:
         _copy(folder / CODE)
-        yield Place(folder, *(build(name, folder) for name in ("gen", "sink", "reader")))
+        yield Place(folder, *(build(name, folder) for name in ("gen", "sink", "reader", "relay")))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

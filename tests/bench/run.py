@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
-from tests.bench import fanout, filters, latency, memory, netlink, parse, replay, shapes, stall
+from tests.bench import fanout, filters, latency, memory, netlink, parse, remote, replay, shapes, stall
 from tests.bench.daemon import AUDITD
 from tests.bench.kernel import Unavailable
 from tests.bench.place import place
@@ -35,6 +35,7 @@ PARTS: Final[dict[str, Callable[[Setting], str]]] = {
     "latency": latency.run,
     "stall": stall.run,
     "memory": memory.run,
+    "remote": remote.run,
     "shapes": shapes.run,
     "filters": filters.run,
     "parse": parse.run,
