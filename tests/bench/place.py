@@ -33,7 +33,7 @@ PROGRAM_MODE: Final = 0o750
 
 @attrs.frozen
 class Place:
-    """folder: scratch, gone at the end; our packages are in CODE below it. gen, sink, reader, relay: those of tests/native."""
+    """folder: scratch, gone at the end; our packages are in CODE below it. The others: programs of tests/native."""
 
     folder: Path
     gen: Path
