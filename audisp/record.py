@@ -8,7 +8,7 @@ ended by one LF and holding no other LF and no NUL. Nothing is decoded; bytes st
 from __future__ import annotations
 
 import re
-from typing import Final
+from typing import Final, NamedTuple
 
 MAX_RECORD: Final = 16_384
 """Longest record, LF included, that a source lets in. auditd itself never emits more than 9,225 bytes
@@ -25,19 +25,42 @@ _SERIAL: Final = re.compile(
 of its own (upstream.md 2.3), so they say nothing about the place of a gap in the stream."""
 
 
+class Place(NamedTuple):
+    """Where a block ends in what its source reads, by which a record that is read again is known again.
+
+    stretch: STRETCH_BYTES that name a run of records in which none is missing and whose start is told apart from every
+    other's. end: number of the block's last record in it, counted from 1.
+    """
+
+    stretch: bytes
+    end: int
+
+
+STRETCH_BYTES: Final = 8
+"""As long as an inode's number, and made by a hash: two stretches of one log share a name never."""
+
+
 class Block:
     """An immutable run of whole records in string form.
 
     data: one or more lines, each ended by LF. records: how many. source: name of the source that read them.
     arrived: time.monotonic() at which the source had them. own: how many of the records the host made for one plugin
-    alone (loss markers); they are no part of that plugin's books. spooled: read back from that plugin's spool.
-    Blocks are compared by identity.
+    alone (loss markers); they are no part of that plugin's books. spooled: read back from that plugin's spool. place:
+    where it ends in its source, if that can read it again. Blocks are compared by identity.
     """
 
-    __slots__ = ("arrived", "data", "own", "records", "source", "spooled")
+    __slots__ = ("arrived", "data", "own", "place", "records", "source", "spooled")
 
     def __init__(
-        self, data: bytes, records: int, source: str, arrived: float, *, own: int = 0, spooled: bool = False
+        self,
+        data: bytes,
+        records: int,
+        source: str,
+        arrived: float,
+        *,
+        own: int = 0,
+        spooled: bool = False,
+        place: Place | None = None,
     ) -> None:
         self.data = data
         self.records = records
@@ -45,6 +68,7 @@ class Block:
         self.arrived = arrived
         self.own = own
         self.spooled = spooled
+        self.place = place
 
     def __len__(self) -> int:
         """Bytes of the data."""
@@ -94,7 +118,16 @@ class Block:
     def part(self, start: int, end: int | None) -> Block:
         """The records between two places that lie between records (in a batch, between events)."""
         data = self.data[start:end]
-        return Block(data, data.count(b"\n"), self.source, self.arrived, spooled=self.spooled)
+        place = self.place
+        if place is not None and end is not None:
+            place = Place(place.stretch, place.end - self.data.count(b"\n", end))
+        return Block(data, data.count(b"\n"), self.source, self.arrived, spooled=self.spooled, place=place)
+
+    def joins(self, other: Block) -> bool:
+        """Whether the other, which comes next, can share a block with it: neither's place may be lost by that."""
+        if self.place is None or other.place is None:
+            return self.place is other.place
+        return self.source == other.source and self.place.stretch == other.place.stretch
 
 
 def _split_lf(data: bytes) -> list[bytes]:
@@ -106,7 +139,8 @@ def _split_lf(data: bytes) -> list[bytes]:
 
 
 def join(blocks: list[Block]) -> Block:
-    """One block with the records of all, in order; the oldest arrival is kept. `blocks` must not be empty."""
+    """One block with the records of all, in order; the oldest arrival is kept, and the last place. `blocks` must not be
+    empty, and each must join the one before it (`Block.joins`)."""
     if len(blocks) == 1:
         return blocks[0]
     return Block(
@@ -116,4 +150,5 @@ def join(blocks: list[Block]) -> Block:
         blocks[0].arrived,
         own=sum([block.own for block in blocks]),
         spooled=blocks[0].spooled,
+        place=blocks[-1].place,
     )

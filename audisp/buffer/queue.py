@@ -81,6 +81,8 @@ class BlockQueue:
     peak_bytes: int = 0
     merges: bool = True
     """Whether `pop` may join blocks. A batch keeps its events, and what others have made of them, only unjoined."""
+    by_source: bool = False
+    """Whether it joins only blocks of one source: for who is to see whose records they are."""
     _blocks: deque[Block] = attrs.field(factory=deque)
 
     def __len__(self) -> int:
@@ -145,7 +147,7 @@ class BlockQueue:
         """Take the oldest blocks, merged up to merge_bytes (always at least one block). None if empty.
 
         Blocks from the spool and others are never merged, nor are markers: their delivery is booked in different
-        places.
+        places. Nor are those of which one has a place in its source and the other has none there.
         """
         blocks = self._blocks
         if not blocks:
@@ -157,7 +159,9 @@ class BlockQueue:
             return first
         taken = [first]
         while blocks and size + len(blocks[0].data) <= merge_bytes and not blocks[0].own:
-            if blocks[0].spooled != first.spooled:
+            if blocks[0].spooled != first.spooled or not first.joins(blocks[0]):
+                break
+            if self.by_source and blocks[0].source != first.source:
                 break
             block = blocks.popleft()
             self._count(block, -1)

@@ -10,6 +10,7 @@ import json
 import os
 import time
 from collections.abc import Callable
+from functools import partial
 from itertools import chain
 from typing import Any, Final, Literal, get_args
 
@@ -38,6 +39,7 @@ from audisp.dispatch.roster import Roster
 from audisp.dispatch.router import Router, SourceRoute
 from audisp.dispatch.runner import Say
 from audisp.dispatch.shaping import Shaping
+from audisp.dispatch.supply import Supply
 from audisp.dispatch.tail import serve_tail
 from audisp.dispatch.watchdog import watch_loop
 from audisp.enrich.enricher import Enricher
@@ -80,6 +82,10 @@ class Engine:
     actions: Actions
     log_settings: Callable[..., Any]
     started: float = attrs.field(factory=time.time)
+    supply: Supply | None = None
+    """What feeds the plugins beside the sources' routes."""
+    reread: Callable[[], Plan] | None = None
+    """Reads the configuration for a reload; None: auditd.conf, audispd.conf and plugins.d. Raises ConfigError."""
     router: Router = attrs.field(factory=Router)
     internal: Internal = attrs.field(init=False)
     internal_books: SourceBooks = attrs.field(factory=lambda: SourceBooks("internal", "live"))
@@ -120,6 +126,7 @@ class Engine:
             self.shaping,
             self.names,
             crashes=dict(self.crashes),
+            supply=self.supply,
         )
 
     def _take_formats(self, plan: Plan) -> None:
@@ -136,6 +143,8 @@ class Engine:
         """
         async with trio.open_nursery() as health:
             health.start_soon(watch_loop, self.roster.owner_of, self.say)
+            if self.supply is not None:
+                health.start_soon(self.supply.run)
             if self.plan.own.control:
                 await health.start(serve_control, self.plan.own.runtime_dir, self.answer, self.stream)
             async with trio.open_nursery() as plugins:
@@ -158,7 +167,7 @@ class Engine:
         self.write_books(clean=False)
         health.start_soon(self._tick)
         health.start_soon(self._keep_books)
-        self._emit(DAEMON_START, daemon_fields("start", self.plan))
+        self.emit(DAEMON_START, daemon_fields("start", self.plan))
         async with trio.open_nursery() as sources:
             for source in self.sources:
                 await sources.start(self._serve, source)
@@ -171,10 +180,14 @@ class Engine:
         with trio.move_on_at(deadline):
             for route in self.routes.values():
                 await route.flush()
+        if self.supply is not None:
+            await self.supply.finish(deadline)
         if contexts is not None:
             await trio.to_thread.run_sync(context.end, contexts, self.plan.own.state_dir, self.say)
-        self._emit(DAEMON_END, daemon_fields("terminate", self.plan, who))
+        self.emit(DAEMON_END, daemon_fields("terminate", self.plan, who))
         await self.roster.stop(deadline)
+        for route in self.routes.values():
+            route.settle()
 
     async def _contexts(self) -> context.Contexts | None:
         """The table of processes, if anybody wants to know of them."""
@@ -255,17 +268,18 @@ class Engine:
                     self.actions.resume()
                 type_ = DAEMON_ROTATE if command == "rotate" else DAEMON_RESUME
                 operation = "rotate-logs" if command == "rotate" else "resume-logging"
-                self._emit(type_, daemon_fields(operation, self.plan, who))
+                self.emit(type_, daemon_fields(operation, self.plan, who))
         return None
 
     async def _reload(self, plugins: trio.Nursery, who: Signaller | None) -> None:
         try:
             # In a thread: finding out the name of this host may ask a name server.
-            plan = await trio.to_thread.run_sync(load, self.plan.options, self.plan.files)
+            reread = self.reread or partial(load, self.plan.options, self.plan.files)
+            plan = await trio.to_thread.run_sync(reread)
         except ConfigError as error:
             for each in error.errors if isinstance(error, ConfigErrors) else (error,):
                 self.say("error", f"reload: {each}; everything stays as it was")
-            self._emit(DAEMON_CONFIG, daemon_fields("reconfigure state=no-change", self.plan, who, result="failed"))
+            self.emit(DAEMON_CONFIG, daemon_fields("reconfigure state=no-change", self.plan, who, result="failed"))
             return
         for bad in plan.errors:
             self.say("error", f"reload: {bad}; what runs of it stays as it was")
@@ -285,14 +299,15 @@ class Engine:
         self._take_formats(plan)
         self.own.warn_percent = plan.own.own_activity_warn
         self.say("notice", f"reload: {', '.join(done) or 'nothing had changed'}")
-        self._emit(DAEMON_CONFIG, daemon_fields("reconfigure state=changed", self.plan, who))
+        self.emit(DAEMON_CONFIG, daemon_fields("reconfigure state=changed", self.plan, who))
 
     def _make_shape(self, name: str, version: str) -> Shape:
         node = self.plan.node
         host = node.decode("ascii") if node is not None else os.uname().nodename
         return make_shape(name, ShapeSettings(version, self.names, host, context.of))
 
-    def _emit(self, type_: int, fields: str) -> None:
+    def emit(self, type_: int, fields: str) -> None:
+        """Send one of the dispatcher's own records to all plugins."""
         block = self.internal.record(type_, fields)
         self.router.send_own(block)
         self.internal_books.count_routed(1, len(block.data))
@@ -396,6 +411,8 @@ class Engine:
             if first is not None:
                 unfinished = [route.stage.first_serial() for route in self.routes.values()]
                 first = min([first, *(serial for serial in unfinished if serial is not None)])
+        if self.supply is not None:
+            waiting -= self.supply.pending(name)
         crash = Crash(max(waiting, 0), first)
         untold = self.roster.untold(name)
         if untold is not None:
@@ -439,7 +456,7 @@ class Engine:
                 "required": entry.intake.required,
                 "overflow_action": entry.action,
                 "counters": dict(host.counters) if host is not None else {},
-                "detail": runner.detail(),
+                "detail": runner.detail() | (self.supply.view(name) if self.supply is not None else {}),
             }
         sources = {source.name: self._source_books(source) for source in [*self.sources]}
         sources["internal"] = self.internal_books.view()

@@ -97,6 +97,9 @@ class Intake:
     """Called, lock held, at the first drop after none for want of room: the action behind overflow_action. Must not
     block."""
 
+    stored: bool = False
+    """What it is offered can be offered again from a store: a plugin that is given up keeps what waits, and whoever feeds
+    it waits with the rest."""
     lock: threading.Lock = attrs.field(factory=threading.Lock)
     offered: int = 0
     carried: int = 0
@@ -192,14 +195,43 @@ class Intake:
             self.offered += block.records
             self._lose(block, reason)
 
+    def lose_unread(self, count: int, reason: str) -> None:
+        """Enter records of which there is nothing left to offer as offered and lost, and tell so where they are missing."""
+        with self.lock:
+            self.offered += count
+            self._book_loss(count, reason)
+            self.tell(Gap(reason, count))
+
+    def put_off(self, count: int, reason: str) -> int:
+        """Of what `abandon` has just booked as lost for this reason, so many records at most are in a store and are
+        offered again by the next run: they are not in these books then. Returns how many."""
+        with self.lock:
+            count = min(count, self.losses.get(reason, 0))
+            if count:
+                self.offered -= count
+                self.dropped -= count
+                self.evicted -= count
+                self.losses[reason] -= count
+            return count
+
+    def has_room(self) -> bool:
+        """Whether so little waits that whoever waits for room is woken: for who fills a queue by half and leaves the rest
+        to others."""
+        with self.lock:
+            return self.refusing is None and not self.spilling and not self._full()
+
     def accepted(self) -> int:
         """Records that are, or were, the plugin's: in order, and counted from the start. Without the lock it may be a
         little old."""
         return self.offered + self.carried - self.filtered - (self.dropped - self.evicted)
 
+    def done_with(self) -> int:
+        """Of `accepted`: records that are the plugin's no more, or are its own now. As old."""
+        return self.delivered + self.quarantined + self.evicted
+
     def _advance(self) -> None:
         """The plugin is done with more of what was accepted. Lock held."""
-        self.progress.append((time.monotonic(), self.delivered + self.quarantined + self.evicted))
+        self.progress.append((time.monotonic(), self.done_with()))
 
     def _drop_oldest(self, block: Block) -> Block:
         """Make room for the block at the cost of what waits longest; returns what of it is to be taken."""
@@ -271,6 +303,7 @@ class Intake:
         """Records that were on disk turn out not to be there. Lock held."""
         self.disk -= count
         self._book_loss(count, reason)
+        self.evicted += count
         self.tell(Gap(reason, count))
 
     def on_room(self, call: Callable[[], None]) -> None:
@@ -378,7 +411,7 @@ class Intake:
         if spooled:
             self.spool_done(records)
         now = time.monotonic()
-        self.progress.append((now, self.delivered + self.quarantined + self.evicted))
+        self.progress.append((now, self.done_with()))
         delay = now - arrived
         if delay > self.delay_max:
             self.delay_max = delay

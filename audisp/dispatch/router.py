@@ -15,6 +15,7 @@ import trio
 
 from audisp.dispatch.history import History
 from audisp.dispatch.intake import Intake
+from audisp.dispatch.receipts import Receipts
 from audisp.dispatch.stage import Stage, Wanted
 from audisp.event import Batch, as_batch
 from audisp.parse.enriched import Enricher
@@ -129,6 +130,7 @@ class SourceRoute:
         """The last block that everybody was offered."""
         self._due: Full = []
         """Of events that time has put out: who must still be waited for."""
+        self._receipts = Receipts()
 
     def _offer(self, block: Block) -> Full | None:
         """Offer to all."""
@@ -194,6 +196,22 @@ class SourceRoute:
                 full[0] = (intake, left)
         self.waiting_for = None
 
+    # ---- what the source may forget ----
+
+    def when_done(self, call: Callable[[], None]) -> None:
+        """See Route."""
+        self._receipts.ask(call, self._router.intakes, self.stage.fed)
+        self.settle()
+
+    def settle(self) -> None:
+        """Call what is due of that."""
+        if not self._receipts:
+            return
+        wanted = self._router.wanted
+        # A stage that nobody wants anything of is fed nothing, and what is in it since somebody did is nobody's.
+        put_out = self.stage.put_out() if wanted else self.stage.fed
+        self._receipts.settle(put_out, [each.intake for each in wanted])
+
     # ---- events that nothing more comes for ----
 
     async def keep_time(self) -> None:
@@ -205,6 +223,7 @@ class SourceRoute:
             if batch is not None:
                 self._due = self._router.offer_events(batch, self._replay) or []
                 await self._wait_for(self._due)
+            self.settle()
 
     async def flush(self) -> None:
         """The source has ended: what is left of its events goes out. Cancelled while it waits for a plugin, what that

@@ -189,6 +189,8 @@ class Spool:
         self._bad_bytes, self._digest, self._anchor = scan.bad_bytes, scan.digest, scan.anchor
         self._failed, self._unsynced, self._skip = None, 0, 0
         self._frames.clear()
+        if scan.consumed and not self._segments:
+            self._keep_books()
         # Stored before anything is removed, so that the numbers of what is removed are never given again.
         self._cursor.store(self._spool, self.position, self._anchor)
         self._cursor.sync()
@@ -244,9 +246,12 @@ class Spool:
         header = active.header if active is not None else self._header()
         stamp = _stamp(min(block.arrived for block in group))
         number, digest, parts = self.next_record, self._digest, []
-        for data in _pieces(whole):
+        pieces = list(_pieces(whole))
+        for at, data in enumerate(pieces, 1):
             count = data.count(b"\n")
-            encoded, digest = encode_frame(Frame(number, count, whole.source, books, digest, stamp, data), header.mark)
+            # Only with its last frame is all of it there, should a crash cut it.
+            said = books if at == len(pieces) else self.books
+            encoded, digest = encode_frame(Frame(number, count, whole.source, said, digest, stamp, data), header.mark)
             parts.append(encoded)
             number += count
         if number - self.next_record != whole.records:
@@ -505,9 +510,14 @@ class Spool:
         else:
             self._cursor.store(self._spool, self.position, self._anchor)
 
+    def _keep_books(self) -> None:
+        """The last frame goes, and the books in it; whoever needs them keeps them now. May raise OSError."""
+
     def _remove(self, segments: list[Segment]) -> None:
         """Remove the first so many segments, after the position, so that no crash makes their numbers free again."""
         rest = len(self._segments) - len(segments)
+        if not rest:
+            self._keep_books()
         self._anchor = self._segments[len(segments)].header.previous if rest else self._digest
         self._cursor.store(self._spool, self.position, self._anchor)
         self._cursor.sync()
@@ -527,7 +537,9 @@ def _groups(blocks: Sequence[Block]) -> Iterator[list[Block]]:
     group: list[Block] = []
     size = 0
     for block in blocks:
-        if group and (block.source != group[0].source or size + len(block.data) > MERGE_BYTES):
+        if group and (
+            block.source != group[0].source or size + len(block.data) > MERGE_BYTES or not group[0].joins(block)
+        ):
             yield group
             group, size = [], 0
         group.append(block)

@@ -80,6 +80,16 @@ class Stage:
         """Records that wait here for the end of their event."""
         return self._assembler.open_records
 
+    @property
+    def fed(self) -> int:
+        """Records that came in."""
+        return self._assembler.counts.records_in
+
+    def put_out(self) -> int:
+        """So many of the records that came in first have gone out, all of them."""
+        with self._lock:
+            return self._assembler.put_out()
+
     def set_timeout(self, seconds: float) -> None:
         """A reload may bring another `end_of_event_timeout`."""
         self._assembler.timeout = seconds

@@ -41,7 +41,8 @@ MAX_BYTES: Final = 16 * 1024 * 1024
 MAX_RUNS: Final = 65_536
 """Pieces of one open event: one whose lines come one by one costs more memory than its bytes say."""
 REMEMBERED: Final = 8_192
-"""Events gone out of which we remember that they did, to call what comes after them late. Two such generations."""
+"""Events gone out of which we remember that they did, to call what comes after them late. Two such generations.
+`remembered` in its place is for who has an assembler for each of thousands of hosts."""
 SETTLED: Final = 1_024
 """Records of a recorded stream after which an event that is behind by its stamp counts as whole."""
 NODES: Final = 1_024
@@ -78,6 +79,8 @@ class _Open:
     """When its last one came."""
     seen: int
     """`Counts.records_in` then."""
+    begun: int
+    """`Counts.records_in` before the block in which its first record came."""
     flags: int = 0
 
 
@@ -116,6 +119,7 @@ class Assembler:
         at_once: bool = False,
         max_events: int = MAX_EVENTS,
         max_bytes: int = MAX_BYTES,
+        remembered: int = REMEMBERED,
     ) -> None:
         self.source = source
         self.reader = reader
@@ -123,7 +127,7 @@ class Assembler:
         self.counts = Counts()
         self.open_bytes = 0
         self.open_records = 0
-        self._max_events, self._max_bytes = max_events, max_bytes
+        self._max_events, self._max_bytes, self._remembered = max_events, max_bytes, remembered
         self._recorded = recorded
         self._at_once = at_once
         # In order of their last record, so that the first is the one to time out next.
@@ -132,6 +136,7 @@ class Assembler:
         self._gone_before: set[Key] = set()
         self._eoe: dict[bytes, bool] = {}
         self._alone: dict[bytes, bool] = {}
+        self._before = 0  # records that came before the block that is looked at
 
     @property
     def open_events(self) -> int:
@@ -146,10 +151,15 @@ class Assembler:
         """When the first record of the event that waits longest came; None if none waits."""
         return min((each.first for each in self._open.values()), default=None)
 
+    def put_out(self) -> int:
+        """So many of the records that came in first have gone out, all of them. A block counts as one."""
+        return min((each.begun for each in self._open.values()), default=self.counts.records_in)
+
     def feed(self, block: Block, now: float, found: list[Run] | None = None) -> Batch | None:
         """Take a block in; the events that are complete now, or None. now: time.monotonic(). found: the block's runs,
         if they are known already."""
         counts = self.counts
+        self._before = counts.records_in
         counts.records_in += block.records
         if found is None:
             found = runs(block.data)
@@ -187,7 +197,7 @@ class Assembler:
             else:
                 out.append((lines, key, 0))
             self._gone.add(key)
-        if len(self._gone) > REMEMBERED:
+        if len(self._gone) > self._remembered:
             self._gone_before, self._gone = self._gone, set()
         if self._open:
             if self._recorded:
@@ -255,7 +265,8 @@ class Assembler:
         records = lines.count(b"\n")
         late = key in self._gone or key in self._gone_before
         self.counts.late += late
-        self._open[key] = _Open([lines], len(lines), records, now, now, self.counts.records_in, LATE if late else 0)
+        seen = self.counts.records_in
+        self._open[key] = _Open([lines], len(lines), records, now, now, seen, self._before, LATE if late else 0)
         self.open_bytes += len(lines)
         self.open_records += records
 

@@ -86,6 +86,10 @@ class Intake:
         """Not for this route: standard input is read in the loop."""
         raise NotImplementedError
 
+    def when_done(self, call: Callable[[], None]) -> None:
+        """Not for this route: standard input cannot be read again."""
+        raise NotImplementedError
+
     def close(self) -> None:
         """Nothing more comes; `run` returns when all is stored."""
         self._closed = True

@@ -5,6 +5,8 @@ Numbers are the spool's: a record's number is given once. What holds beside the 
 - Nothing is given out to be sent that is not on disk (`synced`), so that a number that a server has seen names that
   record for ever, also after power failure. What a killed process left in the page cache is synced at open.
 - Frames are read with descriptors of their own, so that sending and storing do not wait for each other.
+- The books outlive the frames: what a sender must not forget (what it lost, how far it has each source) is kept in a
+  file of its own when the last frame is removed.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from audisp.buffer.segment import PackedFrame
 from audisp.dispatch.folder import open_file
 from audisp.dispatch.segments import Segment, Walk
 from audisp.dispatch.spool import Spool
+from audisp.remote.books import keep_books, kept_books
 from audisp.wire.native import DataFrame
 
 READ_WEIGHT: Final = 2 << 20
@@ -40,12 +43,18 @@ class Stream(Spool):
         """As Spool.open; and what is there is on disk when this returns."""
         super().open()
         with self._said():
+            if not self.books:
+                self.books = kept_books(self._folder, self.path)
             for segment in self._segments:
                 file = open_file(self._folder, segment.name, os.O_RDONLY, self.path)
                 try:
                     os.fdatasync(file)
                 finally:
                     os.close(file)
+
+    def _keep_books(self) -> None:
+        if self.books:
+            keep_books(self._folder, self.path, self.books)
 
     def front(self) -> tuple[int, bytes] | None:
         """Number of the oldest waiting record, and the records from it to the end of its frame; None if none waits.

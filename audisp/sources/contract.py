@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import difflib
 import os
+from collections.abc import Callable
 from typing import Any, Final, Literal, Protocol
 
 import attrs
@@ -46,6 +47,13 @@ class Route(Protocol):
 
     def send_blocking(self, block: Block) -> None:
         """The same for a source that reads in a thread of its own."""
+
+    def when_done(self, call: Callable[[], None]) -> None:
+        """Call once every plugin is done with all that was sent so far: has taken it, or lost it by its own books.
+
+        In the order in which it was asked for, from the loop; a call that a later one has caught up with may be left
+        out. Never after a crash: what was sent and not done with is what a source reads again.
+        """
 
 
 @attrs.define(eq=False)

@@ -2,22 +2,28 @@
 where an earlier run was.
 
 Replay: nothing is dropped; every queue that is full is waited for, while the log waits on disk. The position is stored
-after every block that was routed. It never ends by itself: a log that is not there is waited for.
+once every plugin is done with what comes before it, so that a kill loses nothing; what it makes us read again carries
+the places that it had (`record.Place`), by which a plugin that keeps them knows it again. It never ends by itself: a
+log that is not there is waited for.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Final, Protocol
 
+import attrs
 import trio
 
 from audisp.errors import SourceError
 from audisp.parse.lines import LineReader
+from audisp.record import STRETCH_BYTES, Place
 from audisp.sources.bad import Level, Rejects, Say
 from audisp.sources.contract import Kind, Route, SourceBooks
 from audisp.sources.inlet import Inlet, add_unread
-from audisp.sources.position import Position
+from audisp.sources.position import NO_STRETCH, Position, digest
 from audisp.sources.trail import Chunk, Step, Trail
 
 POLL: Final = 0.25
@@ -47,6 +53,30 @@ class LineInlet(Inlet):
     def __init__(self, books: SourceBooks, route: Route, rejects: Rejects) -> None:
         super().__init__(books, route, rejects)
         self._reader = LineReader()
+        self.stretch = NO_STRETCH
+        self.count = 0
+        """Records of the stretch that were routed, or are being."""
+        self._salt = b""
+
+    def resume(self, position: Position) -> None:
+        """An earlier run had come to this place."""
+        self.stretch, self.count = position.stretch, position.count
+
+    def enter(self, offset: int, *, anew: bool) -> None:
+        """What comes next is from this offset of a file. anew: the file is no longer what it was, so that a number in
+        it may be another record's."""
+        if not offset:
+            self.stretch, self.count = NO_STRETCH, 0
+            self._salt = os.urandom(STRETCH_BYTES) if anew else b""
+
+    def name(self, stretch: bytes) -> None:
+        """What comes next is of the file of that name."""
+        if self.stretch == NO_STRETCH != stretch:
+            self.stretch = digest(self._salt + stretch)[:STRETCH_BYTES] if self._salt else stretch
+
+    def _place(self, records: int) -> Place | None:
+        self.count += records
+        return None if self.stretch == NO_STRETCH else Place(self.stretch, self.count)
 
     def drop(self) -> None:
         """Forget the line that was begun; it comes again from its start."""
@@ -73,8 +103,11 @@ class FollowSource:
 
     async def run(self, route: Route, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Read until cancelled. Raises SourceError if there is something of that name that can never be followed."""
-        trail = Trail(self.path, None if self._mark is None else self._mark.found)
+        found = None if self._mark is None else self._mark.found
+        trail = Trail(self.path, found)
         inlet = LineInlet(self.books, route, self.rejects)
+        if found is not None:
+            inlet.resume(found)
         self.books.detail["form"] = "string"
         try:
             try:
@@ -84,13 +117,13 @@ class FollowSource:
             task_status.started()
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._end_routing)
-                await self._follow(trail, inlet)
+                await self._follow(trail, inlet, route)
         finally:
             inlet.leave()
             trail.close()
             self.rejects.close()
 
-    async def _follow(self, trail: Trail, inlet: LineInlet) -> None:
+    async def _follow(self, trail: Trail, inlet: LineInlet, route: Route) -> None:
         while True:
             step = await trio.to_thread.run_sync(trail.step, abandon_on_cancel=True)
             self._note(step)
@@ -98,25 +131,30 @@ class FollowSource:
                 inlet.drop()
             if step.torn:
                 await self._whole(lambda: inlet.finish(whole=False))
+            if step.entered is not None:
+                inlet.enter(step.entered, anew=step.anew)
             if step.position is not None and self._mark is not None:
                 self._mark.store(step.position)
             fed = 0
             try:
                 for chunk in step.chunks:
                     fed += 1
-                    await self._route(inlet, chunk)
+                    await self._route(inlet, chunk, route)
             finally:
                 if fed < len(step.chunks):
                     add_unread(self.books, 0, sum([len(chunk.data) for chunk in step.chunks[fed:]]))
             if step.idle:
                 await trio.sleep(self._poll)
 
-    async def _route(self, inlet: LineInlet, chunk: Chunk) -> None:
+    async def _route(self, inlet: LineInlet, chunk: Chunk, route: Route) -> None:
+        if chunk.position is not None:
+            inlet.name(chunk.position.stretch)
         await self._whole(lambda: inlet.take(chunk.data))
         if chunk.position is not None:
             self.books.detail["position"] = f"{chunk.position.offset:,} bytes"
             if self._mark is not None:
-                self._mark.store(chunk.position)
+                position = attrs.evolve(chunk.position, stretch=inlet.stretch, count=inlet.count)
+                route.when_done(partial(self._mark.store, position))
         await trio.lowlevel.checkpoint()
 
     async def _whole(self, work: Callable[[], Awaitable[None]]) -> None:

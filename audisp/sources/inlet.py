@@ -20,7 +20,7 @@ import trio
 from audisp.parse.frames import FrameReader, sniff
 from audisp.parse.lines import LineReader
 from audisp.parse.stream import Reader
-from audisp.record import Block
+from audisp.record import Block, Place
 from audisp.sources.bad import Rejects
 from audisp.sources.contract import Route, SourceBooks
 
@@ -105,6 +105,10 @@ class Inlet:
         if left:
             add_unread(self.books, 0, left)
 
+    def _place(self, records: int) -> Place | None:
+        """Where a block of so many records ends, if this stream can be read again."""
+        return None
+
     async def _forward(self, reader: Reader, arrived: float) -> None:
         data, records = reader.take()
         if reader.bad:
@@ -114,7 +118,7 @@ class Inlet:
             self._count(seen)
         if not records:
             return
-        block = Block(data, records, self.books.name, arrived)
+        block = Block(data, records, self.books.name, arrived, place=self._place(records))
         done, size = 0, 0
         try:
             if self._pace is None:

@@ -11,9 +11,9 @@ from typing import Final, Literal, Protocol
 
 import attrs
 
-from audisp.record import STAMP
+from audisp.record import STAMP, STRETCH_BYTES
 from audisp.sources.compressed import CHUNK, Damaged, LogReader
-from audisp.sources.position import NO_STAMP, Position, Stamp, digest
+from audisp.sources.position import NO_STAMP, NO_STRETCH, Position, Stamp, digest
 
 HEAD: Final = 1024
 """First bytes of a log that tell it from others: they hold at least one stamp, and no two logs begin with the same."""
@@ -125,6 +125,8 @@ class Opened:
     """The last TAIL bytes before the offset, or all."""
     first: Stamp = NO_STAMP
     last: Stamp = NO_STAMP
+    stretch: bytes = NO_STRETCH
+    """What names the run of records that this log is, by its first line; NO_STRETCH as long as that has no stamp."""
 
     def more(self) -> bytes:
         """The next bytes, at most CHUNK; b"" at the end. Raises Changed, or OSError."""
@@ -157,6 +159,8 @@ class Opened:
     def position(self) -> Position:
         """The place behind the last line end that was read."""
         head = self.head[: self.offset]
+        if head and self.stretch == NO_STRETCH and self.first != NO_STAMP:
+            self.stretch = digest(head.partition(b"\n")[0])[:STRETCH_BYTES]
         return Position(
             self.device,
             self.inode,
@@ -168,6 +172,7 @@ class Opened:
             self.first,
             self.last,
             self.since,
+            self.stretch,
         )
 
     def match(self, position: Position) -> Match:

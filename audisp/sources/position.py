@@ -20,6 +20,7 @@ from typing import Final, Self
 import attrs
 
 from audisp.errors import StoreError
+from audisp.record import STRETCH_BYTES
 from audisp.sources.bad import file_name
 
 DIGEST: Final = 16
@@ -33,9 +34,12 @@ Stamp = tuple[int, int, int]
 
 NO_STAMP: Final[Stamp] = (0, 0, 0)
 
-_MAGIC: Final = b"audpos1\n"
+NO_STRETCH: Final = bytes(STRETCH_BYTES)
+"""Of a place whose records cannot be told again."""
+
+_MAGIC: Final = b"audpos2\n"
 _MOST: Final = (1 << 64) - 1
-_SLOT: Final = struct.Struct(f"=8s{DIGEST}sQ3QII{DIGEST}s{DIGEST}s7Q")
+_SLOT: Final = struct.Struct(f"=8s{DIGEST}sQ3QII{DIGEST}s{DIGEST}s7Q{STRETCH_BYTES}sQ")
 _CRC: Final = struct.Struct("=I")
 
 
@@ -46,6 +50,7 @@ class Position:
     head, tail: hashes of its first `head_bytes`, and of the last `tail_bytes` before the offset. first, last: stamps of
     its first record and of the last one read. device and inode alone tell a file only as long as it exists, and its
     number can be another's soon after; so where nothing was read `since` is kept: all was written after that time.
+    stretch, count: the number of the last record routed (`record.Place`).
     """
 
     device: int
@@ -58,6 +63,8 @@ class Position:
     first: Stamp = NO_STAMP
     last: Stamp = NO_STAMP
     since: int = 0
+    stretch: bytes = NO_STRETCH
+    count: int = 0
 
 
 def digest(data: bytes) -> bytes:
@@ -100,11 +107,11 @@ class PositionFile:
         whole, check = slot[: _SLOT.size], slot[_SLOT.size :]
         if len(check) < _CRC.size or _CRC.unpack(check)[0] != zlib.crc32(whole):
             return 0, None
-        magic, source, sequence, device, inode, offset, heads, tails, head, tail, *stamps = _SLOT.unpack(whole)
+        magic, source, sequence, device, inode, offset, heads, tails, head, tail, *rest = _SLOT.unpack(whole)
         if magic != _MAGIC or source != self._source:
             return 0, None
-        first, last = (stamps[0], stamps[1], stamps[2]), (stamps[3], stamps[4], stamps[5])
-        return sequence, Position(device, inode, offset, heads, tails, head, tail, first, last, stamps[6])
+        first, last = (rest[0], rest[1], rest[2]), (rest[3], rest[4], rest[5])
+        return sequence, Position(device, inode, offset, heads, tails, head, tail, first, last, *rest[6:])
 
     def store(self, position: Position) -> None:
         """Put it into the older slot; survives kill -9 at once."""
@@ -122,6 +129,8 @@ class PositionFile:
             position.tail,
             # A stamp may have twenty digits; where it is that large it only loses its use for comparison.
             *(min(number, _MOST) for number in (*position.first, *position.last, max(position.since, 0))),
+            position.stretch,
+            position.count,
         )
         start = self._sequence % 2 * SLOT_STRIDE
         self._map[start : start + _SLOT.size + _CRC.size] = slot + _CRC.pack(zlib.crc32(slot))

@@ -64,6 +64,10 @@ class Step:
     """The line that was begun comes once more, from its start."""
     position: Position | None = None
     """Where reading begins, if nothing is known before it."""
+    entered: int | None = None
+    """Offset in the file that was opened, at which reading goes on: the end of the last line that was read, or 0."""
+    anew: bool = False
+    """That file was read before, and is no longer what it was."""
     name: str = ""
     """Path of the file of these chunks, as it was when it was opened; empty without chunks."""
     chunks: list[Chunk] = attrs.field(factory=list)
@@ -242,6 +246,7 @@ class Trail:
         elif position is not None:
             opened, changed = place_of(self._folder, files, position)
             if changed:
+                step.anew = True
                 step.counts.append("truncations")
                 step.said.append(("warning", changed))
             if opened is None:
@@ -291,6 +296,7 @@ class Trail:
             self._leave()
         else:
             self._enter(step, open_sibling(self._folder, mine))
+            step.anew = True
         step.torn = True
         step.counts.append("truncations")
         step.said.append(("warning", truncated(log.name, position)))
@@ -317,6 +323,7 @@ class Trail:
     def _enter(self, step: Step, log: Opened) -> None:
         self._leave()
         self._log, self._next, self._judged, self._gone = log, None, [], False
+        step.entered = log.offset
         if log.name != self._path:
             step.state = ("info", f"reading {log.name}, which was rotated away")
 

@@ -7,6 +7,7 @@ import re
 import signal
 import socket
 import struct
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -231,6 +232,10 @@ class Kept:
     async def send(self, block: Block) -> None:
         """Keep it."""
         self.data += block.data
+
+    def when_done(self, call: Callable[[], None]) -> None:
+        """Nobody reads this source again."""
+        raise NotImplementedError
 
 
 async def test_a_lost_stream_is_taken_back() -> None:

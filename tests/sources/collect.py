@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 
 import trio
 
@@ -29,6 +30,10 @@ class Collected:
 
     def send_blocking(self, block: Block) -> None:
         raise AssertionError("these sources live in the loop")
+
+    def when_done(self, call: Callable[[], None]) -> None:
+        """What is collected is done with."""
+        call()
 
     def shut(self) -> None:
         self.open = trio.Event()

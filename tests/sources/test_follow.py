@@ -347,6 +347,9 @@ class Route:
         while left:
             left = left[os.write(1, left):]
 
+    def when_done(self, call):
+        call()
+
 path, state = sys.argv[1:]
 kept = PositionFile(Path(state), "s")
 source = FollowSource(path, say=lambda level, text: print(level, text, file=sys.stderr), mark=kept, poll=0.005)
