@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,12 +13,12 @@ from typing import Any, Final, Self
 
 import attrs
 
-from tests.bench.place import CODE
+from tests.bench.place import CODE, program
 from tests.bench.process import children, cpu_quiet, cpu_seconds, memory_mib, wait_for
 from tests.needs import audit_owner
 
 AUDITD: Final = "/sbin/auditd"
-OURS: Final = (sys.executable, "-m", "audisp.cli.audispd")
+OURS: Final = program("audisp.cli.audispd")
 START_LIMIT: Final = 15.0
 STOP_LIMIT: Final = 30.0
 Q_DEPTH: Final = 2000

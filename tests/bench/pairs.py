@@ -14,7 +14,6 @@ import secrets
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Mapping
 from functools import partial
@@ -25,7 +24,7 @@ import attrs
 
 from tests.bench.daemon import AUDITD, Daemon, configure
 from tests.bench.figures import MILLION, Run
-from tests.bench.place import CODE, Place
+from tests.bench.place import CODE, Place, program
 from tests.bench.process import cpu_quiet, memory_mib, process_seconds, wait_for
 
 IDENTITY: Final = "web1.example.com"
@@ -213,7 +212,7 @@ def collector(folder: Path, port: int, **more: object) -> Program:
         "store_min_free": 0,
     }
     write_conf(folder / "audisp-collector.conf", keys | more)
-    argv = [sys.executable, "-m", "audisp.cli.collector", "-f", "-c", str(folder)]
+    argv = [*program("audisp.cli.collector"), "-f", "-c", str(folder)]
     return Program(argv, folder, "audisp-collector")
 
 
@@ -246,7 +245,7 @@ def ours(place: Place, log: Path, relay_ms: int | None = None) -> Measured:
         wait_for("audisp-collector to listen", lambda: server.runs() and listens(port), START_LIMIT)
         if relay_ms is not None:
             running.enter_context(Program([str(place.relay), str(at), str(port), str(relay_ms)], folder, "relay"))
-        argv = [sys.executable, "-m", "audisp.cli.remote", "--config", str(conf)]
+        argv = [*program("audisp.cli.remote"), "--config", str(conf)]
         sender, pipe = _on_pipe(running, argv, folder)
         wait_for("audisp-remote to connect", lambda: sender.runs() and _says(state, sender.pid), START_LIMIT)
         cpu_quiet([sender.pid, server.pid])
@@ -284,7 +283,7 @@ def _says(state: Path, pid: int) -> bool:
 
 def _stored(folder: Path) -> int:
     """Records of the one sender in the store, as the collector's own program counts them."""
-    argv = [sys.executable, "-m", "audisp.cli.collector", "cat", "-c", str(folder), "--host", IDENTITY]
+    argv = [*program("audisp.cli.collector"), "cat", "-c", str(folder), "--host", IDENTITY]
     with subprocess.Popen(argv, stdout=subprocess.PIPE, cwd=folder.parent / CODE) as cat:
         assert cat.stdout is not None
         return sum(chunk.count(b"\n") for chunk in iter(partial(cat.stdout.read, 1 << 20), b""))

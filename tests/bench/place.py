@@ -27,6 +27,10 @@ such a place. /tmp is none."""
 NATIVE: Final = ROOT / "tests" / "native"
 CODE: Final = "code"
 """The copy of our code, in the scratch folder; whoever runs it runs in there."""
+_START: Final = (
+    "import os, runpy, sys; sys.path.insert(0, os.getcwd()); "
+    "runpy.run_module(sys.argv.pop(1), run_name='__main__', alter_sys=True)"
+)
 PROGRAM_MODE: Final = 0o750
 """auditd runs no plugin that others may write to, and upstream's check wants group execution."""
 
@@ -61,6 +65,15 @@ def place() -> Iterator[Place]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def program(module: str) -> tuple[str, ...]:
+    """How a program of ours is started out of the copy, by whoever stands in its folder.
+
+    In isolated mode, as it runs in earnest. It would start itself anew in that mode otherwise, and find what is
+    installed, which is the checkout.
+    """
+    return (sys.executable, "-I", "-c", _START, module)
+
+
 def _copy(code: Path) -> None:
     """The packages as an interpreter that starts in this folder finds them, before those that are installed."""
     ignore = shutil.ignore_patterns("__pycache__")
@@ -69,7 +82,7 @@ def _copy(code: Path) -> None:
     shutil.copyfile(ROOT / "tests" / "bench" / "stamped.py", code / "stamped.py")
     # The first start is not to be the one that compiles; and code that does not start is to be found out now.
     compileall.compile_dir(code, quiet=1)
-    subprocess.run([sys.executable, "-m", "audisp.cli.audispd", "--version"], cwd=code, stdout=2, check=True)
+    subprocess.run([*program("audisp.cli.audispd"), "--version"], cwd=code, stdout=2, check=True)
 
 
 def build(name: str, folder: Path) -> Path:
