@@ -23,15 +23,17 @@ from audisp.record import Block
 T = TypeVar("T")
 
 # One match is a run of lines with one node and stamp, found at C speed: the stamp is matched once and then compared.
-# No group can match in two ways, so nothing is tried twice (each class stops at the character that follows it).
-RUN: Final = re.compile(
-    rb"(type=[\w[\]]+ msg=(audit\([0-9]{1,20}\.[0-9]{1,3}:[0-9]{1,20}\):)[^\n]*\n(?:type=[\w[\]]+ msg=\2[^\n]*\n)*)"
-)
-"""Runs of a block without ``node=``: (lines, head), the head being ``audit(SEC.MSEC:SERIAL):``."""
-NODE_RUN: Final = re.compile(
-    rb"(((?:node=[^ \n]+ )?)type=[\w[\]]+ msg=(audit\([0-9]{1,20}\.[0-9]{1,3}:[0-9]{1,20}\):)[^\n]*\n"
-    rb"(?:\2type=[\w[\]]+ msg=\3[^\n]*\n)*)"
-)
+# No group can match in two ways, so nothing is tried twice (each class stops at the character that follows it). Only
+# single sets are possessive: Debian 12's Python 3.11.2 mismatches possessive groups (cpython gh-106052).
+TYPE: Final = rb"type=[A-Za-z0-9_[\]]++ msg="
+"""How each line begins, behind its node."""
+STAMP: Final = rb"(audit\([0-9]{1,20}+\.[0-9]{1,3}+:[0-9]{1,20}+\):)"
+"""The head, as a group."""
+RUN: Final = re.compile(rb"(()" + TYPE + STAMP + rb"[^\n]*+\n(?:" + TYPE + rb"\3[^\n]*+\n)*)")
+"""Runs of a block without ``node=``: (lines, nothing, head), the head being ``audit(SEC.MSEC:SERIAL):``."""
+NODE: Final = rb"((?:node=[^ \n]++ )?)"
+"""What may stand before a line, as a group."""
+NODE_RUN: Final = re.compile(rb"(" + NODE + TYPE + STAMP + rb"[^\n]*+\n(?:\2" + TYPE + rb"\3[^\n]*+\n)*)")
 """The same where lines may begin with ``node=NAME ``: (lines, node part, head)."""
 _ANY_LINE: Final = re.compile(rb"[^\n]*\n")
 
@@ -340,16 +342,17 @@ class Event:
         return tuple(out)
 
 
-Run = tuple[bytes, bytes, bytes]
-"""Lines, node part (``node=NAME `` or nothing), head (``audit(...):``, nothing for a line without a stamp)."""
+Run = tuple[bytes, ...]
+"""Lines, node part (``node=NAME `` or nothing), head (``audit(...):``, nothing for a line without a stamp), and what
+else whoever looked for it has cut out of it."""
 
 
-def whole_runs(data: bytes) -> list[Run] | None:
-    """Lines, each with its LF, grouped where neighbours have one node and stamp; None if any line is no record."""
-    if data.startswith(b"node=") or b"\nnode=" in data:
-        found: list[Run] = NODE_RUN.findall(data)
-    else:
-        found = [(lines, b"", head) for lines, head in RUN.findall(data)]
+def whole_runs(data: bytes, run: re.Pattern[bytes] = RUN, node_run: re.Pattern[bytes] = NODE_RUN) -> list[Run] | None:
+    """Lines, each with its LF, grouped where neighbours have one node and stamp; None if any line is no record.
+
+    run, node_run: expressions that find the same as RUN and NODE_RUN, in groups of the same places, and may have more.
+    """
+    found: list[Run] = (node_run if data.startswith(b"node=") or b"\nnode=" in data else run).findall(data)
     return found if sum([len(run[0]) for run in found]) == len(data) else None
 
 
@@ -412,8 +415,8 @@ class Batch(Block):
         if found is None:
             marks, origin, arrived, reader = self.marks or {}, self.source, self.arrived, self.reader
             found = [
-                Event(lines, node, head, marks.get(at, 0) if head else NO_STAMP, origin, arrived, reader)
-                for at, (lines, node, head) in enumerate(self.found or runs(self.data))
+                Event(run[0], run[1], run[2], marks.get(at, 0) if run[2] else NO_STAMP, origin, arrived, reader)
+                for at, run in enumerate(self.found or runs(self.data))
             ]
             self.found = None
             if self.contexts is not None:

@@ -22,6 +22,7 @@ make a LATE one. Every record that comes in goes out in exactly one batch: ``rec
 
 from __future__ import annotations
 
+import operator
 from typing import Final
 
 import attrs
@@ -54,10 +55,8 @@ _PROCTITLE: Final = b"type=PROCTITLE "
 LOGIN: Final = 1006
 
 
-Key = tuple[bytes, bytes]
+Key = tuple[bytes, ...]
 """Node part and head, as they stand in each line of the event."""
-Out = tuple[bytes, Key, int]
-"""An event on its way out: its lines, its key, its flags."""
 
 
 def stands_alone(number: int) -> bool:
@@ -82,6 +81,20 @@ class _Open:
     begun: int
     """`Counts.records_in` before the block in which its first record came."""
     flags: int = 0
+
+
+@attrs.define(eq=False)
+class _Out:
+    """Events on their way out. flags: by position, of those that have any."""
+
+    runs: list[Run] = attrs.field(factory=list)
+    flags: dict[int, int] = attrs.field(factory=dict)
+
+    def add(self, run: Run, flags: int) -> None:
+        """One more."""
+        if flags:
+            self.flags[len(self.runs)] = flags
+        self.runs.append(run)
 
 
 @attrs.define
@@ -163,64 +176,66 @@ class Assembler:
         counts.records_in += block.records
         if found is None:
             found = runs(block.data)
-        out: list[Out] = []
+        out = _Out()
+        put = out.runs.append
+        events, gone, gone_before, eoe = self._open, self._gone, self._gone_before, self._eoe
+        live = not self._recorded
         untouched = True  # what goes out is the block itself
         for run in found:
-            lines, node, head = run
+            lines = run[0]
+            node, head = key = run[1:3]
             if not head:
                 counts.without_stamp += 1
-                out.append((lines, (b"", b""), NO_STAMP))
+                out.add(run, NO_STAMP)
                 continue
-            key = (node, head)
             last = lines.rfind(b"\n", 0, -1) + 1 + len(node)
-            if lines.startswith(_EOE, last):
+            if lines.startswith(_PROCTITLE, last):
+                complete = not eoe.get(node, live)
+            elif lines.startswith(_EOE, last):
                 complete = True
-                if not self._eoe.get(node):
+                if not eoe.get(node):
                     self._learn(node, sends=True)
-            elif lines.startswith(_PROCTITLE, last):
-                complete = not self._eoe.get(node, not self._recorded)
             else:
                 complete = self._ends(lines, last)
-            if key in self._open:
+            if key in events:
                 untouched = False
                 self._extend(key, lines, now)
                 if complete:
-                    out.append(self._close(key))
-                continue
-            if not complete:
+                    self._close(key, out)
+            elif not complete:
                 untouched = False
                 self._begin(key, lines, now, out)
-                continue
-            if key in self._gone or key in self._gone_before:
+            elif key in gone or key in gone_before:
                 counts.late += 1
-                out.append((lines, key, LATE))
+                out.add(run, LATE)
+                gone.add(key)
             else:
-                out.append((lines, key, 0))
-            self._gone.add(key)
-        if len(self._gone) > self._remembered:
-            self._gone_before, self._gone = self._gone, set()
-        if self._open:
+                put(run)
+                gone.add(key)
+        if len(gone) > self._remembered:
+            self._gone_before, self._gone = gone, set()
+        if events:
             if self._recorded:
                 untouched &= not self._pass_by(found, out)
             if self.open_bytes > self._max_bytes:
                 untouched = False
                 self._evict(out)
-        if not out:
+        if not out.runs:
             return None
-        if untouched:
-            counts.records_out += block.records
-            counts.events += len(out)
-            batch = Batch(
-                block.data, block.records, block.source, block.arrived, self.reader, _marks(out), spooled=block.spooled
-            )
-            if self._at_once:
-                batch.found = found
-            return batch
-        return self._batch(out, block.arrived)
+        if not untouched:
+            return self._batch(out, block.arrived)
+        counts.records_out += block.records
+        counts.events += len(out.runs)
+        batch = Batch(
+            block.data, block.records, block.source, block.arrived, self.reader, _marks(out), spooled=block.spooled
+        )
+        if self._at_once:
+            batch.found = found
+        return batch
 
     def tick(self, now: float) -> Batch | None:
         """What has been quiet for `timeout` seconds goes out. To be called about every quarter of that."""
-        out: list[Out] = []
+        out = _Out()
         arrived = now
         while self._open:
             key, oldest = next(iter(self._open.items()))
@@ -230,18 +245,18 @@ class Assembler:
             last = oldest.runs[-1]
             if last.startswith(_PROCTITLE, last.rfind(b"\n", 0, -1) + 1 + len(key[0])) and key[0] not in self._eoe:
                 self._learn(key[0], sends=False)
-            out.append(self._close(key, TIMED_OUT))
-        return self._batch(out, arrived) if out else None
+            self._close(key, out, TIMED_OUT)
+        return self._batch(out, arrived) if out.runs else None
 
     def flush(self, now: float) -> Batch | None:
         """The stream has ended: everything goes out. That a file ends is no sign that something is missing."""
-        out: list[Out] = []
+        out = _Out()
         arrived = now
         while self._open:
             key, oldest = next(iter(self._open.items()))
             arrived = min(arrived, oldest.first)
-            out.append(self._close(key, TIMED_OUT if self._recorded else INCOMPLETE))
-        return self._batch(out, arrived) if out else None
+            self._close(key, out, TIMED_OUT if self._recorded else INCOMPLETE)
+        return self._batch(out, arrived) if out.runs else None
 
     def _learn(self, node: bytes, *, sends: bool) -> None:
         if node in self._eoe or len(self._eoe) < NODES:
@@ -259,9 +274,9 @@ class Assembler:
             known = self._alone[name] = stands_alone(type_number(name))
         return known
 
-    def _begin(self, key: Key, lines: bytes, now: float, out: list[Out]) -> None:
+    def _begin(self, key: Key, lines: bytes, now: float, out: _Out) -> None:
         if len(self._open) >= self._max_events:
-            out.append(self._close(next(iter(self._open)), INCOMPLETE))
+            self._close(next(iter(self._open)), out, INCOMPLETE)
         records = lines.count(b"\n")
         late = key in self._gone or key in self._gone_before
         self.counts.late += late
@@ -284,22 +299,22 @@ class Assembler:
         self.open_bytes += len(lines)
         self.open_records += records
 
-    def _close(self, key: Key, why: int = 0) -> Out:
-        """Take an event off the table. why: the flag it goes out with."""
+    def _close(self, key: Key, out: _Out, why: int = 0) -> None:
+        """Put out an event of the table. why: the flag it goes out with."""
         entry = self._open.pop(key)
         self.open_bytes -= entry.size
         self.open_records -= entry.records
         self.counts.timed_out += why == TIMED_OUT
         self.counts.incomplete += why == INCOMPLETE
         self._gone.add(key)
-        return b"".join(entry.runs), key, entry.flags | why
+        out.add((b"".join(entry.runs), *key), entry.flags | why)
 
-    def _pass_by(self, found: list[Run], out: list[Out]) -> bool:
+    def _pass_by(self, found: list[Run], out: _Out) -> bool:
         """Of a recorded stream: put out what its node's stamps have left behind. Whether there was anything."""
         settled = self.counts.records_in - SETTLED
         if next(iter(self._open.values())).seen > settled:
             return False
-        newest = {node: head for _, node, head in found if head}
+        newest = {run[1]: run[2] for run in found if run[2]}
         behind = []
         for key, entry in self._open.items():
             if entry.seen > settled:
@@ -308,34 +323,53 @@ class Assembler:
             now = newest.get(node)
             if now is not None and _second(head) + self.timeout <= _second(now):
                 behind.append(key)
-        out += [self._close(key, TIMED_OUT) for key in behind]
+        for key in behind:
+            self._close(key, out, TIMED_OUT)
         return bool(behind)
 
-    def _evict(self, out: list[Out]) -> None:
+    def _evict(self, out: _Out) -> None:
         while self._open and self.open_bytes > self._max_bytes:
-            out.append(self._close(next(iter(self._open)), INCOMPLETE))
+            self._close(next(iter(self._open)), out, INCOMPLETE)
 
-    def _batch(self, out: list[Out], arrived: float) -> Batch:
-        data = b"".join([lines for lines, _, _ in out])
+    def _batch(self, out: _Out, arrived: float) -> Batch:
+        data = b"".join([run[0] for run in out.runs])
         records = data.count(b"\n")
         self.counts.records_out += records
-        self.counts.events += len(out)
-        return Batch(data, records, self.source, arrived, self.reader, _marks(out))
+        self.counts.events += len(out.runs)
+        batch = Batch(data, records, self.source, arrived, self.reader, _marks(out))
+        if self._at_once:
+            batch.found = _joined(out.runs)
+        return batch
 
 
 def _second(head: bytes) -> int:
     return int(head[6 : head.index(b".")])
 
 
-def _marks(out: list[Out]) -> dict[int, int] | None:
+def _joined(found: list[Run]) -> list[Run]:
+    """The runs of the data that these make together: two neighbours of one stamp are one to whoever reads it again."""
+    keys = [run[1:3] for run in found]
+    if not any(map(operator.eq, keys, keys[1:])):
+        return found
+    joined: list[Run] = []
+    for run, key in zip(found, keys, strict=True):
+        if key[1] and joined and joined[-1][1:3] == key:
+            joined[-1] = (joined[-1][0] + run[0], *key)
+        else:
+            joined.append(run)
+    return joined
+
+
+def _marks(out: _Out) -> dict[int, int] | None:
     """Flags by position. Two neighbours of one stamp are one event to whoever reads the data again."""
-    if not any([each[2] for each in out]):  # noqa: C419 - a list is faster here, for every block
+    if not out.flags:
         return None
     marks: dict[int, int] = {}
     at, last = -1, None
-    for _, key, flags in out:
+    for number, run in enumerate(out.runs):
+        key = run[1:3]
         at += key != last or not key[1]
         last = key
-        if flags:
-            marks[at] = marks.get(at, 0) | flags
+        if number in out.flags:
+            marks[at] = marks.get(at, 0) | out.flags[number]
     return marks

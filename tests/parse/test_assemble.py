@@ -344,6 +344,35 @@ def shuffled(whole: list[list[bytes]], chance: random.Random) -> Iterable[bytes]
                 open_.remove(one)
 
 
+@settings(max_examples=300)
+@given(RECORDS, st.lists(st.integers(1, 7), min_size=1, max_size=5), st.booleans())
+def test_what_was_found_is_what_the_batch_has(
+    records: list[tuple[str, int, int, str]], sizes: list[int], strays: bool
+) -> None:
+    """Whoever looks at a batch at once is given its runs: they have to be those that its bytes have."""
+    stream = [rec(kind, serial, second=second, node=node) for kind, serial, second, node in records]
+    if strays:
+        stream[2::3] = [b"stray"] * len(stream[2::3])
+    one, other = make(recorded=True, at_once=True, max_events=4), make(recorded=True, max_events=4)
+    at = step = 0
+    while at < len(stream):
+        size = sizes[step % len(sizes)]
+        part = block(*stream[at : at + size])
+        at, step = at + size, step + 1
+        _same(one.feed(part, 0.0), other.feed(part, 0.0))
+    _same(one.flush(0.0), other.flush(0.0))
+    assert one.counts == other.counts
+
+
+def _same(one: Batch | None, other: Batch | None) -> None:
+    if one is None or other is None:
+        assert one is other
+        return
+    assert one.data == other.data
+    assert one.found == runs(one.data)
+    assert [(each.raw, each.same, each.flags) for each in one] == [(each.raw, each.same, each.flags) for each in other]
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_dealt_out_and_put_together_again(seed: int) -> None:
     chance = random.Random(seed)
