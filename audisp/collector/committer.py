@@ -45,10 +45,10 @@ class Say(Protocol):
     def __call__(self, level: str, message: str, *, limit: str | None = None) -> None: ...
 
 
-Feed = Callable[[str, Block], None]
-"""Called for each batch of records once it is on disk, in the order of its host: identity, and the records. This is
-where plugins are fed from; it must not wait, nor raise. While a group is passed on, `store.next` is the number behind
-all of it, at which a `reading.Reader` goes on for whoever falls behind."""
+Feed = Callable[[int, int, Block], None]
+"""Called for each frame once it is on disk, in the order of the store: its number there, the one behind it, and its
+records (none in a frame that only says what its sender lost), whose source is the identity. This is where plugins are
+fed from; it must not wait, nor raise."""
 
 
 class Account(ABC):
@@ -297,12 +297,12 @@ class Committer:
             return
         self._queue.extendleft(reversed(group[outcome.taken :]))
         refused = {id(parcel) for parcel, _ in outcome.refused}
+        stored = [parcel for parcel in group[: outcome.taken] if id(parcel) not in refused]
         done: dict[Account, list[Parcel]] = {}
-        for parcel in group[: outcome.taken]:
-            if id(parcel) not in refused:
-                done.setdefault(parcel.account, []).append(parcel)
-                if self._feed is not None:
-                    self._pass_on(self._feed, parcel)
+        for parcel in stored:
+            done.setdefault(parcel.account, []).append(parcel)
+        if self._feed is not None:
+            self._pass_on(self._feed, stored, outcome.committed)
         self.records += outcome.committed.records
         self.bytes += outcome.committed.bytes
         self.frames += outcome.committed.frames
@@ -319,10 +319,11 @@ class Committer:
             self._release([parcel])
             parcel.account.refused(parcel, why)
 
-    def _pass_on(self, feed: Feed, parcel: Parcel) -> None:
-        data = parcel.item.data
-        if data:
-            feed(parcel.account.identity, Block(data, data.count(b"\n"), parcel.account.identity, time.monotonic()))
+    def _pass_on(self, feed: Feed, stored: Sequence[Parcel], committed: Committed) -> None:
+        now = time.monotonic()
+        for parcel, (first, following) in zip(stored, committed.numbers, strict=True):
+            data = parcel.item.data
+            feed(first, following, Block(data, data.count(b"\n"), parcel.account.identity, now))
 
     def _give_back(self) -> None:
         """Give back what does not wait for the disk, in its order."""

@@ -250,6 +250,7 @@ class Listener:
                 each.end("max-per-identity: a newer connection has taken its place")
             kind = NativeSession if connection.protocol == "native" else RmwSession
             self._say("info", f"{identity}: connected from {_where(connection)}, {connection.protocol}", "connected")
+            services.presence.accepted(connection, identity)
             await kind(stream, connection, host, services).run()
             self._say("info", f"{identity}: has gone", "gone")
         except* RemoteProtocolError as group:
@@ -265,8 +266,10 @@ class Listener:
             self._say("info", f"{identity}: the connection was lost", "lost")
         finally:
             services.hosts.leave(host, connection)
+            services.presence.closed(connection)
 
     def _refused(self, connection: Connection, reason: str, message: str) -> None:
+        self.services.presence.refused(connection, reason)
         self._say("warning", f"{_where(connection)}: refused ({reason}): {message}", f"refused:{reason}")
 
 

@@ -7,10 +7,9 @@ import contextlib
 import gc
 import resource
 import signal
-import socket
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, cast
@@ -19,30 +18,29 @@ import attrs
 import trio
 
 from audisp import __version__
-from audisp.collector.admission import Admission
-from audisp.collector.committer import Committer, Feed
-from audisp.collector.flight import Flight
-from audisp.collector.hosts import Hosts, report
-from audisp.collector.listener import Listener, bind, context, key_ring
-from audisp.collector.services import Services
-from audisp.collector.store import Store
-from audisp.collector.upkeep import Upkeep, policy_of
+from audisp.collector.network import Network, Opened
+from audisp.config import plugins
 from audisp.config.collector import NAME, CollectorConf, load
 from audisp.config.grammar import ConfigErrors
 from audisp.config.network import TlsKeys
+from audisp.config.plugins import PluginConf
 from audisp.config.schema import keys
 from audisp.dispatch import daemonize, privileges
+from audisp.dispatch import plan as plans
 from audisp.dispatch.actions import Actions
 from audisp.dispatch.control import serve_control
+from audisp.dispatch.engine import Engine
 from audisp.dispatch.folder import make_folder
+from audisp.dispatch.needs import plugin_needs
+from audisp.dispatch.plan import Plan, node_name
+from audisp.dispatch.router import Router
 from audisp.dispatch.say import Level, Voice
 from audisp.errors import AudispError, ConfigError
 from audisp.sources.memory import keep_freed_memory
-from audisp.tls.context import ServerContext
-from audisp.tls.keyring import KeyRing
 
 IDENT: Final = "audisp-collector"
 PACKAGE: Final = Path(__file__).resolve().parents[1]
+DEFAULT_PLUGINS: Final = CollectorConf().plugin_dir
 LIMIT_BURST: Final = 5
 LIMIT_SECONDS: Final = 10.0
 """Of one kind of message at most five in ten seconds, then their number, as in audispd."""
@@ -50,7 +48,9 @@ SIGNALS: Final = {
     signal.SIGTERM: "stop",
     signal.SIGINT: "stop",
     signal.SIGHUP: "reload",
+    signal.SIGUSR1: "rotate",
     signal.SIGUSR2: "resume",
+    signal.SIGCONT: "state",
 }
 FIXED: Final = (
     *("tcp_listen_port", "listen", "tcp_listen_queue", "transport", "plain"),
@@ -83,8 +83,39 @@ class Speech:
         )
 
 
-def run(options: Options, feed: Feed | None = None) -> int:
-    """Run a collector to its end; returns the exit code. feed: see committer.Feed."""
+def plan_of(conf: CollectorConf, options: Options) -> Plan:
+    """What the engine is to run: the plugins behind the store, and no source of its own. Raises ConfigErrors."""
+    # Without plugins a collector stores, which is its work: the default folder need not be there.
+    absent = conf.plugin_dir == DEFAULT_PLUGINS and not conf.plugin_dir.exists()
+    found, errors = ([], []) if absent else plugins.scan(conf.plugin_dir)
+    auditd = conf.as_auditd()
+    # Its control socket is ours, which answers for the store as well.
+    own = attrs.evolve(conf.as_audispd(), control=False)
+    return Plan(
+        options=plans.Options(conf_dir=options.conf_dir, no_fork=True, allow_links=options.allow_links),
+        auditd=auditd,
+        own=own,
+        as_read=own,
+        plugin_dir=conf.plugin_dir,
+        plugins=tuple(each for each in found if each.active),
+        sources=(),
+        node=node_name(auditd),
+        notices=tuple(notice for each in found for notice in (*each.notices, *_useless(each))),
+        errors=tuple(errors),
+    )
+
+
+def _useless(conf: PluginConf) -> Iterator[str]:
+    """Settings of a plugin that mean nothing here."""
+    if conf.active and conf.overflow_action not in (None, "ignore", "syslog"):
+        yield (
+            f"{conf.path}: overflow_action: {conf.overflow_action} has no effect: what a plugin has no room for waits "
+            "in the store"
+        )
+
+
+def run(options: Options) -> int:
+    """Run a collector to its end; returns the exit code."""
     keep_freed_memory()
     voice = Voice("stderr", IDENT)
     say = Speech(voice)
@@ -93,6 +124,12 @@ def run(options: Options, feed: Feed | None = None) -> int:
     try:
         conf, notices = load(options.conf_dir / NAME, allow_links=options.allow_links)
         for notice in notices:
+            say("notice", notice)
+        plan = plan_of(conf, options)
+        for error in plan.errors:
+            whole = error.path == plan.plugin_dir
+            say("error", str(error) if whole else f"{error}; this plugin is left out")
+        for notice in plan.notices:
             say("notice", notice)
         daemonize.settle()
         _allow_files(conf, say)
@@ -103,25 +140,14 @@ def run(options: Options, feed: Feed | None = None) -> int:
             for folder in (conf.runtime_dir, conf.state_dir, conf.store_dir.parent):
                 make_folder(folder)
             held.enter_context(daemonize.PidFile(conf.runtime_dir / "audisp-collector.pid"))
-            ring = key_ring(conf)
-            tls = None if ring is None else context(conf, ring)
-            for notice in (*(ring.notices if ring else ()), *(tls.notices if tls else ())):
-                say("notice", notice)
-            store = Store(
-                conf.store_dir, policy=policy_of(conf), min_free=conf.store_min_free, max_hosts=conf.max_hosts
-            )
-            held.enter_context(store)
-            _say_findings(store, say)
-            sockets = bind(conf)
-            held.callback(_close, sockets)
+            opened = Opened.take(conf, say, held)
             daemonize.boost_priority(conf.priority_boost)
             problem = daemonize.avoid_oom_killer()
             if problem:
                 say("notice", problem)
-            for line in privileges.keep(_needed(conf)):
+            for line in privileges.keep(_needed(conf, plan)):
                 say("info", line)
-            collector = Collector(conf, options, store, ring, tls, voice, say, feed)
-            trio.run(collector.run, sockets, readiness)
+            trio.run(_main, opened, options, plan, voice, say, readiness)
         return 0
     except ConfigErrors as errors:
         for each in errors.errors:
@@ -163,26 +189,15 @@ def _allow_files(conf: CollectorConf, say: Speech) -> None:
             say("warning", f"{hard} files may be open, max_connections wants {wanted}: raise LimitNOFILE")
 
 
-def _needed(conf: CollectorConf) -> dict[str, list[str]]:
+def _needed(conf: CollectorConf, plan: Plan) -> dict[str, list[str]]:
     """Capabilities to be kept, with the parts that need them."""
     needed = {name: ["audisp-collector.conf: capabilities"] for name in conf.capabilities}
+    plugin_needs(plan.plugins, lambda capability, part: needed.setdefault(capability, []).append(part))
     for path in (PACKAGE, Path(sys.prefix)):
         if privileges.out_of_reach(path):
             needed.setdefault("cap_dac_read_search", []).append(f"our own code: {path}")
             break
     return needed
-
-
-def _close(sockets: Sequence[socket.socket]) -> None:
-    for each in sockets:
-        each.close()
-
-
-def _say_findings(store: Store, say: Speech) -> None:
-    for name, count in attrs.asdict(store.findings).items():
-        if count:
-            level = "info" if name.startswith("torn") else "error"
-            say(level, f"{store.path}: at open: {name.replace('_', ' ')}: {count:,}")
 
 
 @contextlib.contextmanager
@@ -198,34 +213,43 @@ def _signals_wait() -> Iterator[None]:
             signal.signal(number, action)
 
 
+async def _main(
+    opened: Opened, options: Options, plan: Plan, voice: Voice, say: Speech, readiness: daemonize.Readiness
+) -> None:
+    await Collector(opened, options, plan, voice, say).run(readiness)
+
+
 class Collector:
-    """A running one. Everything in it lives in one nursery: listener, sessions, committer, upkeep, control socket."""
+    """A running one: the engine, whose one source is the network. To be made inside trio."""
 
-    def __init__(
-        self,
-        conf: CollectorConf,
-        options: Options,
-        store: Store,
-        ring: KeyRing | None,
-        tls: ServerContext | None,
-        voice: Voice,
-        say: Speech,
-        feed: Feed | None = None,
-    ) -> None:
-        self.conf, self.options, self.say = conf, options, say
+    def __init__(self, opened: Opened, options: Options, plan: Plan, voice: Voice, say: Speech) -> None:
+        self.options, self.say = options, say
         self._voice = voice
-        flight = Flight(conf.max_bytes_in_flight, conf.max_bytes_in_flight_per_host)
-        self.committer = Committer(store, say, flight, feed)
-        self.services = Services(conf, self.committer, flight, Hosts(conf.max_hosts), say)
-        self.listener = Listener(self.services, ring, tls, Admission(conf))
-        self._actions = Actions(voice, mail_to=conf.action_mail_acct)
-        self._upkeep = Upkeep(conf, self.committer, self._actions, say)
+        actions = Actions(voice, mail_to=opened.conf.action_mail_acct)
+        self.network = Network(opened, actions, say)
+        router = Router(timeout=plan.auditd.end_of_event_timeout)
+        supply = self.network.supply(opened.conf.state_dir, router, alone=True, hosts=lambda entry: entry.conf.patterns)
+        self.engine = Engine(
+            plan,
+            [self.network],
+            say,
+            actions,
+            lambda type_, conf: type_.config(),
+            supply=supply,
+            reread=lambda: plan_of(self.conf, options),
+            router=router,
+        )
+        self.network.presence.emit = self.engine.emit
+        self._actions = actions
         self._started = time.time()
-        self._stop = trio.Event()
         self._commands = trio.open_memory_channel[str](8)
-        self._listening: list[str] = []
 
-    async def run(self, sockets: Sequence[socket.socket], readiness: daemonize.Readiness) -> None:
+    @property
+    def conf(self) -> CollectorConf:
+        """As it is in force."""
+        return self.network.conf
+
+    async def run(self, readiness: daemonize.Readiness) -> None:
         """Until told to stop; then everybody is told, and what was received is stored, within `drain_timeout`."""
         # What exists now stays; it need not be looked through again and again.
         gc.freeze()
@@ -235,32 +259,18 @@ class Collector:
                 health.start_soon(self._hear, signals)
                 health.start_soon(self._obey)
                 health.start_soon(self._tick)
-                await health.start(self.committer.run)
-                health.start_soon(self._upkeep.run)
                 if self.conf.control:
-                    await health.start(serve_control, self.conf.runtime_dir, self._answer)
-                self._listening = [_shown(each) for each in sockets]
-                self.say("info", f"audisp-collector {__version__} listens at {', '.join(self._listening)}")
-                if readiness.background:
-                    self._voice.turn("syslog")
-                readiness.ready()
-                await self._serve(sockets)
+                    await health.start(serve_control, self.conf.runtime_dir, self._answer, self._stream)
+                async with trio.open_nursery() as working:
+                    await working.start(self.engine.run)
+                    names = ", ".join(self.engine.roster.entries) or "none"
+                    listening = ", ".join(self.network.listening)
+                    self.say("info", f"audisp-collector {__version__} listens at {listening}; plugins: {names}")
+                    if readiness.background:
+                        self._voice.turn("syslog")
+                    readiness.ready()
             health.cancel_scope.cancel()
-        self.say("info", f"ended; {self.committer.records:,} records were stored")
-
-    async def _serve(self, sockets: Sequence[socket.socket]) -> None:
-        async with trio.open_nursery() as sessions:
-            async with trio.open_nursery() as accepting:
-                accepting.start_soon(self.listener.run, sockets, sessions)
-                await self._stop.wait()
-                accepting.cancel_scope.cancel()
-            self.say("info", f"ending; {len(self.services.hosts.connections)} connections are told")
-            self.committer.end()
-            sessions.cancel_scope.deadline = trio.current_time() + self.conf.drain_timeout
-            await self.committer.emptied()
-            sessions.cancel_scope.cancel()
-        with trio.move_on_after(self.conf.drain_timeout):
-            await self.committer.drained()
+        self.say("info", f"ended; {self.network.committer.records:,} records were stored")
 
     async def _hear(self, signals: Any) -> None:
         async for number in signals:
@@ -268,7 +278,7 @@ class Collector:
 
     def _command(self, command: str) -> None:
         if command == "stop":
-            self._stop.set()
+            self.engine.ask("stop")
             return
         with contextlib.suppress(trio.WouldBlock):  # the same has been asked for, and is still to be done
             self._commands[0].send_nowait(command)
@@ -277,9 +287,15 @@ class Collector:
         async for command in self._commands[1]:
             if command == "reload":
                 await self.reload()
+                self.engine.ask("reload")
+            elif command == "rotate":
+                self.engine.ask("rotate")
+            elif command == "state":
+                self.engine.ask("state")
             elif command == "resume":
                 self._actions.resume()
-                self.committer.suspend(False)
+                self.network.resume()
+                self.engine.ask("resume")
                 self.say("notice", "storing goes on")
 
     async def _tick(self) -> None:
@@ -299,22 +315,7 @@ class Collector:
             for notice in notices:
                 self.say("notice", notice)
             self._take(conf)
-        ring = self.listener.ring
-        if ring is None:
-            return
-        try:
-            await trio.to_thread.run_sync(ring.reload)
-        except ConfigErrors as errors:
-            for each in errors.errors:
-                self.say("error", f"{each}; the keys stay as they were")
-            return
-        except ConfigError as error:
-            self.say("error", f"{error}; the keys stay as they were")
-            return
-        for notice in ring.notices:
-            self.say("notice", notice)
-        dropped = self.listener.revoke()
-        self.say("info", f"read again; {dropped} connections were cut off")
+        await self.network.reread_keys()
 
     def _take(self, conf: CollectorConf) -> None:
         old = self.conf
@@ -322,11 +323,7 @@ class Collector:
         if changed:
             self.say("warning", f"{', '.join(changed)}: changed, which takes a restart")
             conf = attrs.evolve(conf, **{name: getattr(old, name) for name in changed})
-        self.conf = self.services.conf = self.listener.admission.conf = self._upkeep.conf = conf
-        flight = self.services.flight
-        flight.total, flight.each = conf.max_bytes_in_flight, conf.max_bytes_in_flight_per_host
-        self.services.hosts.keep = conf.max_hosts
-        self.committer.store.bound(policy_of(conf), conf.store_min_free, conf.max_hosts)
+        self.network.take(conf)
         self._actions.mail_to = conf.action_mail_acct
 
     def _answer(self, request: dict[str, Any]) -> dict[str, Any]:
@@ -335,34 +332,19 @@ class Collector:
             case "status":
                 return {"ok": True, **self.status()}
             case "hosts":
-                now = trio.current_time()
-                return {"ok": True, "hosts": report(self.services.hosts, self.committer.store.streams(), now)}
-            case "reload" | "resume" | "stop" as command:
+                return {"ok": True, "hosts": self.network.hosts()}
+            case "reload" | "rotate" | "resume" | "state" | "stop" as command:
                 self._command(command)
                 return {"ok": True}
-        return {"error": f"unknown op {request.get('op')!r:.40}; there are status, hosts, reload, resume, stop"}
+        known = "status, hosts, reload, rotate, resume, state, stop, tail"
+        return {"error": f"unknown op {request.get('op')!r:.40}; there are {known}"}
+
+    async def _stream(self, client: trio.socket.SocketType, request: dict[str, Any]) -> None:
+        """Its requests that take their connection over."""
+        if request["op"] == "explain":
+            raise ConfigError("a collector does not look back on single events: ask audisp-collector cat")
+        await self.engine.stream(client, request)
 
     def status(self) -> dict[str, Any]:
-        """Of the whole, in figures."""
-        committer, admission = self.committer, self.listener.admission
-        return {
-            "version": __version__,
-            "started": self._started,
-            "listening": self._listening,
-            "connections": admission.total,
-            "unproved": admission.unproved,
-            "hosts": len({stream.key.identity for stream in committer.store.streams()}),
-            "trouble": committer.trouble.value if committer.trouble is not None else None,
-            "waiting": committer.waiting,
-            "in_flight": self.services.flight.used,
-            "records": committer.records,
-            "frames": committer.frames,
-            "bytes": committer.bytes,
-            "commits": committer.groups,
-            "store_bytes": committer.store.size,
-        }
-
-
-def _shown(sock: socket.socket) -> str:
-    address, port = sock.getsockname()[:2]
-    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+        """Of the whole, in figures: the engine's, and the store's."""
+        return {**self.engine.snapshot(), **self.network.status(), "started": self._started}

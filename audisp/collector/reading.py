@@ -115,6 +115,9 @@ class Reader:
         """Number of the store at which reading goes on."""
         self.damage = 0
         """Damaged stretches, and segments that cannot be used, passed over so far."""
+        self.missing = 0
+        """Numbers passed over for which there was no frame that can be read: so many records were removed by
+        retention, or are damaged. One more for each frame without records among them. Without `host` and `window`."""
         self._host = host
         self._window = window or Window()
         self._durable = durable
@@ -183,6 +186,7 @@ class Reader:
         while (entry := self._next_entry(place, limit)) is not None:
             if entry.first < self.next:
                 continue
+            self.missing += entry.first - self.next
             self.next = entry.end
             if self._host not in (None, entry.key.identity) or not entry.packed.head.count:
                 continue
@@ -193,6 +197,7 @@ class Reader:
                 data = entry.packed.unpack().data
             except DamageError:
                 self.damage += 1
+                self.missing += entry.packed.head.count
                 continue
             if not window.has_all(entry.second, entry.until):
                 data = window.pick(data, entry.received)
@@ -266,7 +271,9 @@ class Reader:
             # Retention was faster; another look at the folder shows what to do.
             return
         self._number = number
-        self.next = max(self.next, number)
+        if number > self.next:
+            self.missing += number - self.next
+            self.next = number
         try:
             header = read_header(file, number, None)
             index = None if last else read_index(self._folder, header, os.fstat(file).st_size, self.path)

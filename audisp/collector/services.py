@@ -11,6 +11,7 @@ from audisp import __version__
 from audisp.collector.committer import Committer, Say
 from audisp.collector.flight import Flight
 from audisp.collector.hosts import Hosts
+from audisp.collector.presence import Presence
 from audisp.config.collector import ListenConf
 
 SOFTWARE: Final = f"audisp {__version__}"
@@ -35,6 +36,7 @@ class Services:
     flight: Flight
     hosts: Hosts
     say: Say
+    presence: Presence = attrs.field(factory=Presence)
 
 
 Stream = trio.abc.HalfCloseableStream

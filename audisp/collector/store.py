@@ -80,12 +80,16 @@ class Durable:
 
 @attrs.frozen
 class Committed:
-    """What a commit has stored: streams, and frames, records and bytes of all together."""
+    """What a commit has stored: streams, and frames, records and bytes of all together.
+
+    numbers: of each item, in the order in which they were appended, its number in the store and the one behind it.
+    """
 
     durable: tuple[Durable, ...] = ()
     frames: int = 0
     records: int = 0
     bytes: int = 0
+    numbers: tuple[tuple[int, int], ...] = ()
 
 
 class _Group:
@@ -182,6 +186,17 @@ class Store:
     def next(self) -> int:
         """Number in the store that the next frame will get; all before it are on disk. From any thread."""
         return self._log.next
+
+    @property
+    def oldest(self) -> int:
+        """A number of the store before which there is nothing any more. From any thread."""
+        segments = self._log.segments
+        return segments[0].number if segments else self._log.next
+
+    @property
+    def id(self) -> bytes:
+        """16 bytes that tell this store, and with it its numbers, from any other."""
+        return self._log.id
 
     @property
     def size(self) -> int:
@@ -315,7 +330,8 @@ class Store:
         log.next = group.entries[-1].end
         log.mark_end(tail)
         durable = tuple(Durable(key, group.staged[key].place, items) for key, items in counts.items())
-        return Committed(durable, len(group.entries), records, group.size)
+        numbers = tuple([(entry.first, entry.end) for entry in group.entries])
+        return Committed(durable, len(group.entries), records, group.size, numbers)
 
     def probe(self) -> DiskTrouble | None:
         """After DiskTrouble: see whether the disk would take a group as large as the one that failed. None: it would.

@@ -19,6 +19,7 @@ from typing import Final, Literal, TypeVar
 
 import attrs
 
+from audisp.buffer.segment import MAX_IDENTITY
 from audisp.config.files import (
     PATH_SHOWN,
     PLUGIN_CONF,
@@ -84,6 +85,12 @@ def _shape(words: tuple[str, ...]) -> str:
     return choice(one(words), tuple(SHAPES))
 
 
+def _patterns(text: str) -> None:
+    for word in text.split():
+        if len(word) > MAX_IDENTITY or not all("!" <= char <= "~" for char in word):
+            raise ValueError(f"{shown(word)} matches no identity: those are 1 to {MAX_IDENTITY} characters from ! to ~")
+
+
 def _isolation(words: tuple[str, ...]) -> str:
     if one(words).lower() == "none":
         return "none"
@@ -108,6 +115,8 @@ class HostKeys:
     """Expressions (ausearch-expression(5)); of events for which none is true the plugin gets nothing."""
     filter_drop: tuple[str, ...] = key((), repeat=True, rest=True, check=_filter)
     """Events for which one of these is true are left out, whatever filter_keep says."""
+    hosts: tuple[str, ...] = key((), repeat=True, rest=True, check=_patterns)
+    """On a collector: identities, with * ? [...], whose records the plugin gets; see `patterns`."""
     shape: str | None = key(None, read=_shape)
     shape_version: str | None = None
     isolation: Literal["none"] = key("none", read=_isolation)
@@ -119,6 +128,11 @@ class HostKeys:
     restart_delay: float = key(0.1, min=0, max=3600)
     restart_delay_max: float = key(30.0, min=0, max=86_400)
     deliver_timeout: float = key(60.0, min=0.1, max=86_400)
+
+    @property
+    def patterns(self) -> tuple[str, ...]:
+        """All of `hosts`, one by one; empty: everybody's."""
+        return tuple(dict.fromkeys(word for text in self.hosts for word in text.split()))
 
     def __attrs_post_init__(self) -> None:
         if self.restart_delay_max < self.restart_delay:

@@ -98,8 +98,8 @@ class Intake:
     block."""
 
     stored: bool = False
-    """What it is offered can be offered again from a store: a plugin that is given up keeps what waits, and whoever feeds
-    it waits with the rest."""
+    """What it is offered can be offered again from a store: a plugin that is given up keeps what waits, and whoever
+    feeds it waits with the rest."""
     lock: threading.Lock = attrs.field(factory=threading.Lock)
     offered: int = 0
     carried: int = 0
@@ -196,7 +196,7 @@ class Intake:
             self._lose(block, reason)
 
     def lose_unread(self, count: int, reason: str) -> None:
-        """Enter records of which there is nothing left to offer as offered and lost, and tell so where they are missing."""
+        """Enter records of which nothing is left to offer as offered and lost, and tell so where they are missing."""
         with self.lock:
             self.offered += count
             self._book_loss(count, reason)
@@ -215,8 +215,8 @@ class Intake:
             return count
 
     def has_room(self) -> bool:
-        """Whether so little waits that whoever waits for room is woken: for who fills a queue by half and leaves the rest
-        to others."""
+        """Whether so little waits that whoever waits for room is woken: for who fills half a queue and leaves the
+        other half to others."""
         with self.lock:
             return self.refusing is None and not self.spilling and not self._full()
 

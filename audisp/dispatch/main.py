@@ -24,6 +24,7 @@ from audisp.dispatch import daemonize, ledger, privileges
 from audisp.dispatch.actions import Actions
 from audisp.dispatch.engine import Command, Engine
 from audisp.dispatch.folder import make_folder
+from audisp.dispatch.needs import plugin_needs
 from audisp.dispatch.observe import end_with_reader, find_sources, report
 from audisp.dispatch.plan import PACKAGE, Options, Plan, conf_folder, load
 from audisp.dispatch.say import Level, Voice
@@ -43,8 +44,6 @@ from audisp.sources.position import PositionFile, position_name
 from audisp.sources.stdin import StdinSource
 from audisp.sources.unix import UnixSource
 
-OUTPUT: Final = "output"
-"""The bundled plugin that writes to files and programs; its keys say what it needs."""
 BLOCKS_ALONE: Final = frozenset({"log", "syslog", "af_unix", "stdout", "output"})
 """Bundled plugins: none of them wants events."""
 AUDITD_PID_FILE: Final = Path("/run/auditd.pid")
@@ -326,14 +325,7 @@ def _needed(plan: Plan) -> dict[str, list[str]]:
         need("cap_sys_ptrace", "enrichment: programs and environments of other users' processes")
         if plan.own.enrich_env:
             need("cap_dac_read_search", "enrichment: environments of other users' processes")
-    if any(conf.command for conf in plan.plugins):
-        # Of those without `user =`, too: many, such as laurel, become another user by themselves.
-        for capability in privileges.FOR_USERS:
-            need(capability, "child programs: end those that run as another user")
-    if any(_starts_programs(conf) for conf in plan.plugins):
-        need("cap_kill", "output: end its programs that run as another user")
-    if any(_gives_group(conf) for conf in plan.plugins):
-        need("cap_chown", "output: group")
+    plugin_needs(plan.plugins, need)
     if plan.writes_log and plan.auditd.log_group:
         need("cap_chown", "log: log_group")
         need("cap_fowner", "log: mode of a log that another wrote")
@@ -352,14 +344,6 @@ def _needed(plan: Plan) -> dict[str, list[str]]:
     for name in plan.own.capabilities:
         need(name, "audispd.conf: capabilities")
     return needed
-
-
-def _starts_programs(conf: PluginConf) -> bool:
-    return conf.plugin == OUTPUT and any(setting.key == "command" for setting in conf.settings)
-
-
-def _gives_group(conf: PluginConf) -> bool:
-    return conf.plugin == OUTPUT and any(setting.key == "group" for setting in conf.settings)
 
 
 def _looks_at_processes(conf: PluginConf) -> bool:

@@ -7,7 +7,7 @@ the new one goes on from there, so a reload neither loses nor doubles a record.
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -32,6 +32,7 @@ from audisp.dispatch.runner import Runner, Say
 from audisp.dispatch.shaping import Shaping, SharedShape
 from audisp.dispatch.spill import SpillTask, open_spill
 from audisp.dispatch.stage import Wanted
+from audisp.dispatch.supply import Supply
 from audisp.errors import AudispError, PluginError, StoreError
 from audisp.parse.filter import Selection, compile_filter
 from audisp.parse.interpret import Names
@@ -62,6 +63,21 @@ def _shaped(conf: PluginConf) -> bool:
     return conf.shape is not None and conf.shape != RAW
 
 
+def _files(made: Made | None) -> dict[Path, object]:
+    """Files that the plugin's schema says its settings are made of beside plugins.d: a method `files` of it."""
+    asked = None if made is None else getattr(made[1], "files", None)
+    return {Path(path): _stamp(Path(path)) for path in asked()} if callable(asked) else {}
+
+
+def _stamp(path: Path) -> object:
+    """What changes when a file does; None if it is not there."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
+
 @attrs.define(eq=False)
 class Entry:
     """One plugin that runs. key: what it was started from; a reload that finds the same key leaves it alone."""
@@ -75,6 +91,8 @@ class Entry:
     """Of a plugin that wants events, or a shape, or has a filter."""
     attached: bool = False
     """It comes from no file, and goes with whoever attached it."""
+    files: Mapping[Path, object] = attrs.field(factory=dict)
+    """Files that the plugin's own settings are made of, as they were; a reload that finds them changed starts it anew."""
     spill: SpillTask | None = None
     reported: dict[str, int] = attrs.field(factory=dict)
 
@@ -96,6 +114,8 @@ class Roster:
     """Of this host's accounts, for filters that compare them."""
     crashes: dict[str, Crash] = attrs.field(factory=dict)
     """By plugin, what the run before may have lost, as long as the plugin has not been told."""
+    supply: Supply | None = None
+    """What feeds the plugins beside the router."""
     entries: dict[str, Entry] = attrs.field(factory=dict)
     _selections: dict[tuple[tuple[str, ...], tuple[str, ...]], Selection] = attrs.field(factory=dict)
     """By the texts of filter_keep and filter_drop: those who want the same share its verdicts."""
@@ -149,10 +169,13 @@ class Roster:
         entry = self.entries[conf.name] = Entry(
             conf, self._key(conf), intake, runner, self._action(conf), self._wanted(conf, intake, made)
         )
+        entry.files = _files(made)
         self._book_crash(conf.name, intake)
         await self._spill_if_wanted(nursery, entry)
         nursery.start_soon(runner.run)
         self._publish()
+        if self.supply is not None:
+            await self.supply.begin(nursery, entry)
 
     async def attach(self, nursery: trio.Nursery, conf: PluginConf, type_: PluginType, settings: Any) -> None:
         """Feed a plugin that no file configures, until `detach`. Raises AudispError."""
@@ -160,15 +183,21 @@ class Roster:
         intake = self._make_intake(conf)
         wanted = self._wanted(conf, intake, made)
         runner = self._make_runner(conf, intake, made)
-        self.entries[conf.name] = Entry(conf, None, intake, runner, self._action(conf), wanted, attached=True)
+        entry = self.entries[conf.name] = Entry(conf, None, intake, runner, self._action(conf), wanted, attached=True)
         nursery.start_soon(runner.run)
         self._publish()
+        if self.supply is not None:
+            await self.supply.begin(nursery, entry)
 
     async def detach(self, name: str) -> None:
         """Let it go, with what waits for it."""
         entry = self.entries.pop(name)
         self._publish()
+        if self.supply is not None:
+            await self.supply.leave(name)
         await entry.runner.stop(trio.current_time())
+        if self.supply is not None:
+            await self.supply.settle(name, kept=False)
         entry.intake.abandon("removed")
         self._forget_selections()
 
@@ -213,6 +242,8 @@ class Roster:
         selection = self._selection(conf)
         by_event = _shaped(conf) or (made is not None and made[0].wants == "events")
         intake.queue.merges = not by_event
+        # A program reads one stream; a plugin in this process is told whose the records are.
+        intake.queue.by_source = self.supply is not None and made is not None
         return Wanted(intake, selection) if by_event or selection is not None else None
 
     def knows_processes(self) -> bool:
@@ -241,8 +272,13 @@ class Roster:
     def _action(self, conf: PluginConf) -> str:
         return conf.overflow_action or self.plan.auditd.overflow_action
 
+    @property
+    def _stored(self) -> bool:
+        """Whether all that plugins are fed is in a store, where it waits for whoever is behind."""
+        return self.supply is not None and self.supply.alone
+
     def _policy(self, conf: PluginConf) -> Policy:
-        action = self._action(conf)
+        action = "ignore" if self._stored else self._action(conf)
         return action if action in ("drop_oldest", "spill") else "drop_newest"  # type: ignore[return-value]
 
     def _make_intake(self, conf: PluginConf) -> Intake:
@@ -253,13 +289,15 @@ class Roster:
             policy=self._policy(conf),
             required=self._required(conf),
             mark=self.internal.loss,
+            stored=self._stored,
         )
         intake.overflowed = self._overflow_action(conf, intake)
         return intake
 
     def _overflow_action(self, conf: PluginConf, intake: Intake) -> Callable[[], None]:
         token = trio.lowlevel.current_trio_token()
-        action = self._action(conf)
+        # Of what is in a store nothing is ever lost for want of room; it is our own records that were.
+        action = "ignore" if self._stored else self._action(conf)
 
         def overflowed() -> None:
             if action == "suspend":
@@ -386,13 +424,16 @@ class Roster:
                 entry_now = self.entries.get(name)
                 if entry_now is None:
                     changes.start_soon(change, name, partial(self._add, nursery, conf))
-                elif entry_now.key != self._key(conf) or entry_now.runner.state == "failed":
+                elif self._changed(entry_now, conf) or entry_now.runner.state == "failed":
                     changes.start_soon(change, name, partial(self._restart, nursery, entry_now, conf))
                 elif entry_now.intake.refusing == "suspended":
                     entry_now.intake.resume()
                     done[name] = "resumed"
         self._forget_selections()
         return [f"{name} {what}" for name, what in sorted(done.items())]
+
+    def _changed(self, entry: Entry, conf: PluginConf) -> bool:
+        return entry.key != self._key(conf) or entry.files != {path: _stamp(path) for path in entry.files}
 
     async def _add(self, nursery: trio.Nursery, conf: PluginConf) -> str:
         await self._start(nursery, conf)
@@ -406,6 +447,7 @@ class Roster:
         await entry.runner.stop(trio.current_time())
         intake = entry.intake
         entry.conf, entry.key, entry.action = conf, self._key(conf), self._action(conf)
+        entry.files = _files(made)
         entry.wanted = self._wanted(conf, intake, made)
         self._publish()
         with intake.lock:
@@ -439,6 +481,9 @@ class Roster:
                 nursery.start_soon(self._close, entry, deadline, "shutdown")
 
     async def _close(self, entry: Entry, deadline: float, reason: str) -> None:
+        name = entry.conf.name
+        if self.supply is not None:
+            await self.supply.leave(name)
         await entry.runner.stop(deadline)
         if entry.spill is not None:
             await entry.spill.close()
@@ -446,7 +491,13 @@ class Roster:
                 self.say(
                     "notice", f"plugin {entry.conf.name}: {entry.intake.disk} records wait on disk for its next start"
                 )
+        put_off = 0
+        if self.supply is not None:
+            with entry.intake.lock:
+                kept = entry.spill is not None and not entry.intake.queue and not entry.intake.staged
+            put_off = await self.supply.settle(name, kept=kept)
         lost = entry.intake.abandon(reason)
+        lost -= entry.intake.put_off(put_off, reason)
         if lost:
             self.say(
                 "warning", f"plugin {entry.conf.name}: {lost} records were not delivered before the end ({reason})"

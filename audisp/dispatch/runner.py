@@ -102,13 +102,17 @@ async def keep_running(
             runner.state = "failed"
             release()
             # What spills waits on disk for better times: that is what a spill is for.
-            keeps = runner.intake.policy == "spill"
+            fate = "dropped and counted"
+            if runner.intake.stored:
+                fate = "kept in the store"
+            elif runner.intake.policy == "spill":
+                fate = "spilled"
             say(
                 "error",
                 f"plugin {runner.name}: {problem}; exceeded max_restarts ({runner.restarts.max_restarts}), "
-                f"given up until the next reload; its records are {'spilled' if keeps else 'dropped and counted'}",
+                f"given up until the next reload; its records are {fate}",
             )
-            if not keeps:
+            if fate == "dropped and counted":
                 runner.intake.abandon("failed")
             await stopping.wait()
             return

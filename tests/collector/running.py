@@ -105,7 +105,12 @@ async def running(folder: Path, *lines: str, **conf: Any) -> AsyncIterator[Runni
 
     with Store(folder / "store", max_hosts=1_000) as store:
         flight = Flight(settings.max_bytes_in_flight, settings.max_bytes_in_flight_per_host)
-        committer = Committer(store, say, flight, lambda identity, block: fed.append((identity, block)))
+
+        def feed(first: int, following: int, block: Block) -> None:
+            if block.records:
+                fed.append((block.source, block))
+
+        committer = Committer(store, say, flight, feed)
         services = Services(settings, committer, flight, Hosts(100), say)
         ring = key_ring(settings)
         tls = None if ring is None else context(settings, ring)

@@ -355,6 +355,8 @@ HOST = [
     ("filter_keep = uid r= 0", "filter_keep", ("uid r= 0",)),
     ('filter_keep = uid r= 0\nfilter_keep = key r= "a  b"', "filter_keep", ("uid r= 0", 'key r= "a  b"')),
     ("filter_drop = ! (exe r= x || \\record_type == CWD)", "filter_drop", ("! (exe r= x || \\record_type == CWD)",)),
+    ("hosts = web1 *.example.com\nhosts = web1 addr:10.*", "hosts", ("web1 *.example.com", "web1 addr:10.*")),
+    ("hosts = web1 *.example.com\nhosts = web1 addr:10.*", "patterns", ("web1", "*.example.com", "addr:10.*")),
     ("shape = ECS", "shape", "ecs"),
     ("shape = laurel\nshape_version = 0.8", "shape_version", "0.8"),
     ("isolation = none", "isolation", "none"),
@@ -393,6 +395,7 @@ def test_host_keys(folder: Path, put: Put, text: str, field: str, value: object)
         ("spill_min_free = -1", "is not a size"),
         ("filter_keep = uid = 0", "filter_keep: column "),
         ("filter_drop = x", "filter_drop: column "),
+        ("hosts = wéb", "matches no identity"),
         ("shape = lauerl", "shape: 'lauerl' is not one of raw, enriched, text, csv, laurel, ecs, ocsf, cef"),
         ("shape_version = 0.5", "shape_version: is of no use without shape"),
         ("shape = laurel\nshape_version = 9", "shape_version: '9' is none: laurel has 0.5, 0.8"),
@@ -420,7 +423,7 @@ def test_host_keys_refused(folder: Path, put: Put, text: str, message: str) -> N
 
 
 def test_every_host_key_has_a_case() -> None:
-    assert {field for _, field, _ in HOST} == set(HOST_KEYS)
+    assert {field for _, field, _ in HOST} == {*HOST_KEYS, "patterns"}
 
 
 def test_fingerprint(folder: Path, put: Put, program: Path) -> None:
