@@ -123,6 +123,13 @@ class Block:
             place = Place(place.stretch, place.end - self.data.count(b"\n", end))
         return Block(data, data.count(b"\n"), self.source, self.arrived, spooled=self.spooled, place=place)
 
+    def without_first(self, records: int) -> Block:
+        """What is left without so many records, fewer than it has."""
+        cut = 0
+        for _ in range(records):
+            cut = self.data.index(b"\n", cut) + 1
+        return self.part(cut, None)
+
     def joins(self, other: Block) -> bool:
         """Whether the other, which comes next, can share a block with it: neither's place may be lost by that."""
         if self.place is None or other.place is None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from itertools import chain
 from typing import Any, Final, Literal, get_args
@@ -46,7 +46,8 @@ from audisp.enrich.enricher import Enricher
 from audisp.errors import ConfigError, SourceError, StoreError
 from audisp.shapes.registry import make_shape
 from audisp.shapes.shape import Names, Nobody, Shape, ShapeSettings
-from audisp.sources.contract import Source, SourceBooks
+from audisp.sources.contract import NETWORK, Source, SourceBooks
+from audisp.sources.follow import FollowSource
 from audisp.sources.netlink import NetlinkSource
 
 TICK: Final = 1.0
@@ -86,6 +87,8 @@ class Engine:
     """What feeds the plugins beside the sources' routes."""
     reread: Callable[[], Plan] | None = None
     """Reads the configuration for a reload; None: auditd.conf, audispd.conf and plugins.d. Raises ConfigError."""
+    changed: Callable[[Plan], Awaitable[None]] | None = None
+    """Called when a reload has gone over to another plan."""
     router: Router = attrs.field(factory=Router)
     internal: Internal = attrs.field(init=False)
     internal_books: SourceBooks = attrs.field(factory=lambda: SourceBooks("internal", "live"))
@@ -297,6 +300,8 @@ class Engine:
         done = await self.roster.reload(plugins, plan)
         self.plan = plan
         self._take_formats(plan)
+        if self.changed is not None:
+            await self.changed(plan)
         self.own.warn_percent = plan.own.own_activity_warn
         self.say("notice", f"reload: {', '.join(done) or 'nothing had changed'}")
         self.emit(DAEMON_CONFIG, daemon_fields("reconfigure state=changed", self.plan, who))
@@ -360,7 +365,9 @@ class Engine:
 
     def _books(self) -> tuple[dict[str, Any], dict[str, Any]]:
         # Taken before any intake is looked at: what an intake does not hold then has been through it.
-        seen = self._seen(self.sources[0]) if len(self.sources) == 1 else None
+        rows = [source for source in self.sources if source.name != NETWORK]
+        single = len(rows) == 1 and not isinstance(rows[0], FollowSource)
+        seen = self._seen(rows[0]) if single else None
         return (
             {source.name: self._source_books(source) for source in self.sources},
             {name: self._plugin_books(name) | self._at_risk(name, seen) for name in self.roster.entries},
@@ -394,12 +401,18 @@ class Engine:
     def _at_risk(self, name: str, seen: int | None) -> dict[str, int | None]:
         """What the plugin may lose if we are killed now, for `Previous.crash`.
 
-        seen: serial that was routed before this; None with several sources, whose serials are not one row.
+        seen: serial that was routed before this; None with several sources, whose serials are not one row, and with one
+        that is read again. at_risk None: nothing at all.
         """
         entry = self.roster.entries[name]
         intake = entry.intake
+        # What a followed log has not been told to be done with is read again.
+        again = {source.name for source in self.sources if isinstance(source, FollowSource)}
         with intake.lock:
             waiting = intake.waiting() - intake.disk - (entry.spill.out if entry.spill is not None else 0)
+            if again:
+                held = chain(entry.runner.holding(), intake.queue, intake.staged)
+                waiting -= sum(block.records for block in held if block.source in again and not block.spooled)
             first = None
             if seen is not None:
                 held = chain(entry.runner.holding(), intake.queue, intake.staged)
@@ -407,7 +420,7 @@ class Engine:
                 first = first if first is not None else seen + 1 if seen else None
         if entry.wanted is not None:
             # What waits for the end of its event has been offered to nobody yet.
-            waiting += sum(route.stage.open_records for route in self.routes.values())
+            waiting += sum(route.stage.open_records for source, route in self.routes.items() if source not in again)
             if first is not None:
                 unfinished = [route.stage.first_serial() for route in self.routes.values()]
                 first = min([first, *(serial for serial in unfinished if serial is not None)])
@@ -417,6 +430,8 @@ class Engine:
         untold = self.roster.untold(name)
         if untold is not None:
             crash = untold + crash
+        elif waiting <= 0 and all(source.name in {*again, NETWORK} for source in self.sources):
+            return {"at_risk": None, "first_open": None}
         return {"at_risk": crash.waiting, "first_open": crash.first}
 
     def _plugin_books(self, name: str) -> dict[str, Any]:
@@ -505,4 +520,5 @@ class Engine:
 def _lasting(plan: Plan) -> tuple[object, ...]:
     """What a reload does not change."""
     own = plan.as_read
-    return plan.sources, plan.node, own.runtime_dir, own.state_dir, own.spill_dir, own.rcvbuf, own.control
+    listens = plan.network is not None
+    return plan.sources, plan.node, own.runtime_dir, own.state_dir, own.spill_dir, own.rcvbuf, own.control, listens

@@ -45,6 +45,8 @@ class Previous:
             return None
         entry = self.plugins[plugin]
         at_risk, first = entry.get("at_risk", 0), entry.get("first_open")
+        if at_risk is None:
+            return None
         return Crash(
             at_risk if isinstance(at_risk, int) and at_risk > 0 else 0,
             first if isinstance(first, int) and self.same_boot else None,

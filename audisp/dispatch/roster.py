@@ -46,6 +46,8 @@ OPEN_SECONDS: Final = 10.0
 """How long the start waits for a plugin to be opened. One that takes longer is opened beside the running stream."""
 OPEN_REQUIRED: Final = 60.0
 """The same for a required plugin, without which the stream is not started."""
+IMPLIED: Final = Path("-f")
+"""In place of the file of a plugin that an option asks for."""
 STDOUT: Final = "stdout"
 """The plugin that -f implies."""
 RAW: Final = "raw"
@@ -92,7 +94,7 @@ class Entry:
     attached: bool = False
     """It comes from no file, and goes with whoever attached it."""
     files: Mapping[Path, object] = attrs.field(factory=dict)
-    """Files that the plugin's own settings are made of, as they were; a reload that finds them changed starts it anew."""
+    """Files that the plugin's own settings are made of, as they were; a reload that finds others starts it anew."""
     spill: SpillTask | None = None
     reported: dict[str, int] = attrs.field(factory=dict)
 
@@ -131,7 +133,7 @@ class Roster:
         if plan.options.foreground and not any(conf.name == STDOUT for conf in confs):
             # auditd -f prints the records.
             raw = Setting("form", ("raw",), 0, "raw")
-            confs.append(PluginConf(name=STDOUT, path=Path("-f"), active=True, plugin=STDOUT, settings=(raw,)))
+            confs.append(PluginConf(name=STDOUT, path=IMPLIED, active=True, plugin=STDOUT, settings=(raw,)))
         return confs
 
     def _key(self, conf: PluginConf) -> object:
@@ -320,7 +322,7 @@ class Roster:
         type_, settings = made
         host = PluginHost(
             name=conf.name,
-            owner=self.plan.owner,
+            owner=self.plan.owner or self.plan.writes_log,
             runtime_dir=str(self.plan.own.runtime_dir),
             voice=self.say,
             emitted=lambda type_, text: self._emit(intake, type_, text),

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-import msgpack
+import msgpack  # type: ignore[import-untyped]  # the package ships no types
 
 from audisp.buffer.segment import MAX_FRAME_HEAD
 from audisp.dispatch.folder import open_file, write_whole

@@ -60,6 +60,7 @@ class Intake:
         self._moved = clock()
         self._gap: Gap | None = None
         self._internal = Internal()
+        self._kept: dict[str, Any] = {}
 
     @property
     def waiting(self) -> int:
@@ -98,6 +99,8 @@ class Intake:
     async def run(self, outbox: Outbox) -> None:
         """Store what comes, until closed and empty."""
         self.lost += int(outbox.stream.books.get("lost", 0))
+        # What the plugin `remote` keeps there of its sources is for it, should it have this spool again.
+        self._kept = {key: value for key, value in outbox.stream.books.items() if key != "lost"}
         unsynced_since: float | None = None
         while True:
             if not self._hand and self._gap is None:
@@ -241,4 +244,4 @@ class Intake:
             self._retell(told)
 
     def _books(self) -> dict[str, Any]:
-        return {"lost": self.lost}
+        return {**self._kept, "lost": self.lost}

@@ -7,12 +7,11 @@ import os
 import resource
 import time
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 from audisp import __version__
 from audisp.dispatch import statefile
 from audisp.errors import StoreError
-from audisp.remote.intake import Intake
 from audisp.remote.sender import Sender
 
 FOLDER_MODE: Final = 0o750
@@ -22,7 +21,27 @@ def _yes(value: object) -> str:
     return "yes" if value else "no"
 
 
-async def lines(sender: Sender, intake: Intake) -> list[str]:
+class Accepting(Protocol):
+    """What stores the records that come: the program's intake, or the plugin's."""
+
+    @property
+    def accepted(self) -> int:
+        """Records stored."""
+
+    @property
+    def waiting(self) -> int:
+        """Records in memory."""
+
+    @property
+    def lost(self) -> int:
+        """Records dropped."""
+
+    @property
+    def error(self) -> str | None:
+        """What is wrong with the spool."""
+
+
+async def lines(sender: Sender, intake: Accepting) -> list[str]:
     """The text, line by line."""
     stream, watch, conf = sender.outbox.stream, sender.watch, sender.conf
     resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -38,9 +38,12 @@ class RotatingLog:
     def write(self, count: int, text: str = "op=test") -> None:
         """Whole records; the one that was begun is ended first."""
         first = self.written + 1
-        self.written += count
-        data = b"".join([line(serial, text) for serial in range(first, first + count)])
-        os.write(self._file, self.held + data)
+        self.append([line(serial, text) for serial in range(first, first + count)])
+
+    def append(self, records: list[bytes]) -> None:
+        """The same, of these records."""
+        self.written += len(records)
+        os.write(self._file, self.held + b"".join(records))
         self.held = b""
 
     def begin(self, most: int) -> None:
