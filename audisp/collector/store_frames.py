@@ -19,7 +19,6 @@ from typing import Any, Final, NamedTuple
 
 import attrs
 import msgpack  # type: ignore[import-untyped]  # the package ships no types
-import zstandard
 
 from audisp.buffer.segment import (
     ANCHOR,
@@ -27,10 +26,10 @@ from audisp.buffer.segment import (
     MAX_FRAME_PLAIN,
     MAX_IDENTITY,
     PREFIX_BYTES,
-    ZSTD_LEVEL,
     DamageError,
     FrameHead,
     PackedFrame,
+    packer,
 )
 from audisp.collector.store_look import nodes, seconds
 from audisp.collector.store_streams import PLAIN_PREFIX, Stream, StreamKey, binary_of, nodes_of, number_of
@@ -159,7 +158,7 @@ class Writer:
     """Makes frames. Keeps the compressor, which costs more to make than to use for a single record."""
 
     def __init__(self) -> None:
-        self._compressor = zstandard.ZstdCompressor(level=ZSTD_LEVEL)
+        self._compressor = packer()
 
     def numbered(self, item: Numbered, stream: Stream, first: int, mark: bytes, offset: int) -> tuple[bytes, Entry]:
         """The frame's bytes under this mark, and what they say, its records left out. first: its number in the store.

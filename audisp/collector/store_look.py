@@ -21,6 +21,7 @@ MAX_NODE: Final = 64
 
 _SECONDS: Final = re.compile(rb"^(?:node=[^ \n]+ )?type=[^ \n]+ msg=audit\((\d{1,20})\.\d{1,3}:\d", re.M)
 _NODE: Final = re.compile(rb"\nnode=([^ \n]+) type=")
+_NODE_BEGINS: Final = b"\nnode="
 _FIRST_NODE: Final = re.compile(rb"node=([^ \n]+) type=")
 _BEFORE: Final = b" msg=audit("
 
@@ -64,6 +65,8 @@ def nodes(data: bytes, records: int) -> tuple[str, ...]:
     ASCII is escaped, and each is cut to MAX_NODE columns."""
     first = _FIRST_NODE.match(data)
     if first is None:
+        if _NODE_BEGINS not in data:
+            return ()
         found = []
     elif records == 1 or data.count(b"\nnode=" + first[1] + b" ") == records - 1:
         return (_name(first[1]),)

@@ -30,6 +30,7 @@ from audisp.remote.intake import Intake
 from audisp.remote.outbox import Outbox
 from audisp.remote.queue_file import take_over
 from audisp.remote.sender import Sender
+from audisp.sources.memory import keep_freed_memory
 from audisp.sources.stdin import STDIN, StdinSource
 
 PACKAGE: Final = Path(__file__).resolve().parents[1]
@@ -233,6 +234,7 @@ def _has_successor() -> bool:
 
 def run(conf_path: Path) -> int:
     """The program, from its configuration on; the exit status."""
+    keep_freed_memory()
     # As the C program, but for somebody who tries it out in a terminal.
     silent = os.path.lexists(SYSLOG_PATH) and not os.isatty(2)
     voice = Voice("syslog" if silent else "stderr", "audisp-remote")

@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
-from typing import Final
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final
 
 from audisp.buffer.segment import PackedFrame
 from audisp.dispatch.folder import open_file
 from audisp.dispatch.segments import Segment, Walk
 from audisp.dispatch.spool import Spool
+from audisp.record import Block
 from audisp.remote.books import keep_books, kept_books
 from audisp.wire.native import DataFrame
 
@@ -28,11 +29,23 @@ READ_WEIGHT: Final = 2 << 20
 the window's, and one turn of a thread for some twenty common ones."""
 
 
+FRAME_BYTES: Final = 512 << 10
+"""Neighbouring blocks share a frame up to this size. Each frame costs either end the same, some 0.3 ms, and what is
+under way is counted in bytes; half of the largest, so that no single piece of work holds the interpreter for long."""
+
+
 class Stream(Spool):
     """A spool whose records are sent. One thread at a time, but for what `FrameReader` does."""
 
+    merge_bytes = FRAME_BYTES
     dropped_upto = 0
     """Records with a number below this may have been dropped to make room; 0: none were."""
+    holed = False
+    """A frame was found damaged that was whole at open, or that we wrote: numbers no longer tell how many there are."""
+    _opened_at = 0
+    """`position` at open."""
+    _free = -1
+    """Bytes free on the file system, less what was written since that was asked; -1: not asked yet."""
 
     @property
     def spool_id(self) -> bytes:
@@ -70,6 +83,23 @@ class Stream(Spool):
             return None
         return max(self.position, frame.first), frame.data[self._skip :]
 
+    def append(self, blocks: Sequence[Block], books: Mapping[str, Any]) -> int:
+        """As Spool.append; the file system is asked once for all of them what is free."""
+        self._free = -1
+        return super().append(blocks, books)
+
+    def _has_room(self, size: int) -> bool:
+        if self.bytes + size > self._max_bytes:
+            return False
+        if self._free - size < self._min_free:
+            with self._said():
+                status = os.fstatvfs(self._folder)
+            self._free = status.f_bavail * status.f_frsize
+            if self._free - size < self._min_free:
+                return False
+        self._free -= size
+        return True
+
     def settle_to(self, number: int) -> int:
         """Acknowledge all records with a lower number; how many these were. Nothing if they are already.
 
@@ -78,15 +108,36 @@ class Stream(Spool):
         self._check_open()
         before = self.records
         while self.records and self.position < number:
-            with self._said():
-                if not self._frames and not self._load():
-                    break
+            if not self._frames and (self._settle_by_number(number) or not self._loaded()):
+                break
             frame = self._frames[0]
             start = max(self.position, frame.first)
             if start >= number:
                 break
             self.advance(min(frame.end, number) - start)
         return before - self.records
+
+    def _loaded(self) -> bool:
+        with self._said():
+            return self._load()
+
+    def _settle_by_number(self, number: int) -> bool:
+        """Acknowledge without a look at the frames, none of which is at hand: they were read once, to be sent. False:
+        some of them may be missing, so that they have to be looked at."""
+        number = min(number, self.next_record)
+        those = [each for each in self._segments if each.header.first < number and each.end > self.position]
+        if self.holed or not all(each.owed == each.end - max(each.header.first, self._opened_at) for each in those):
+            return False
+        for segment in those:
+            count = min(number, segment.end) - max(segment.header.first, self.position)
+            segment.loaded += count
+            self.records -= count
+        self.position = number
+        if self._reading is not None and self._reading is not self._active and self._reading.end <= number:
+            self._stop_reading()
+        with self._said():
+            self._settle()
+        return True
 
     def drop_oldest(self) -> int:
         """Give up the oldest segment's records to make room; how many. 0: none waits."""
@@ -154,6 +205,8 @@ class FrameReader:
     def _next(self) -> DataFrame | None:
         for packed, walk in self._packed():
             if packed.head.end > self._at and packed.head.count:
+                if packed.head.first > max(self._at, self._stream.position):
+                    self._stream.holed = True
                 return DataFrame.of(packed, os.pread(walk.file, packed.size, packed.offset))
         return None
 

@@ -7,6 +7,7 @@ a socket is read with MSG_DONTWAIT; a pipe or terminal through an opening of our
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -27,6 +28,10 @@ from audisp.sources.file import KINDS
 from audisp.sources.inlet import RECEIVE, Inlet, take_rest, waiting
 
 STDIN: Final = 0
+
+PIPE_BYTES: Final = 1 << 20
+"""What a pipe is made to hold, where it holds less: its 64 KiB mean a change of process for every 350 records, and what
+waits there waits in no memory of ours. As much as anybody may ask for (pipe(7), pipe-max-size)."""
 
 ENDLESS: Final = sys.maxsize
 """Bytes to read from what has no length."""
@@ -129,9 +134,13 @@ async def _read(inlet: Inlet, receive: Callable[[], bytes], file: int) -> None:
 def _reopen(file: int) -> int | None:
     """The same pipe or terminal, opened once more, not blocking; None where that is not possible."""
     try:
-        return os.open(f"/proc/self/fd/{file}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
+        own = os.open(f"/proc/self/fd/{file}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
     except OSError:
         return None
+    with contextlib.suppress(OSError):  # a terminal, or the user's share of pipe memory is used up (pipe(7))
+        if fcntl.fcntl(own, fcntl.F_GETPIPE_SZ) < PIPE_BYTES:
+            fcntl.fcntl(own, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+    return own
 
 
 def _is_regular(file: int) -> bool:
