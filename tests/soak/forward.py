@@ -148,7 +148,7 @@ def forward(folder: Path, seed: int, kills: int, per_kill: int = 10_000) -> Resu
         collector.start()
         held.callback(collector.kill)
         collector.change(listen=f"127.0.0.1:{collector.port}")
-        cut = held.enter_context(BreakingLine(collector.port, seed, 1_000, per_kill * 30))
+        cut = held.enter_context(BreakingLine(collector.port, seed, 1_000, per_kill * 6))
         dispatcher = Dispatcher(folder / "dispatcher", log, spool / "spool", cut.port)
         writer = Writer(log, count, kills * sum(LIVES) / 2, seed)
         # The first start begins with the log that is there; from then on its position is kept.
