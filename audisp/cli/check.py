@@ -82,6 +82,10 @@ def find(folder: Path, schema_for: SchemaFor, *, allow_links: bool = False) -> F
     else:
         findings.notices += notices
         plugin_dir = conf.plugin_dir
+        try:
+            findings.notices += collector.judge_listener(folder / "auditd.conf", conf, allow_links=allow_links)
+        except ConfigError as problem:
+            findings.add(problem)
     beside = folder / "plugins.d"
     if plugin_dir == auditd.AuditdConf().plugin_dir and beside.is_dir():
         plugin_dir = beside

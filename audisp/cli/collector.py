@@ -52,6 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     each.add_argument("--host", metavar="H", help="identity; default: all hosts")
     each.add_argument("--since", metavar="T", help="seconds since the epoch, 2026-11-26T19:00, or 2h (ago); s m h d w")
     each.add_argument("--until", metavar="T", help="the same")
+    _add_store(each)
     each.add_argument("--shape", choices=list(SHAPES), default="raw", metavar="SHAPE", help=", ".join(SHAPES))
     _add_folder(each)
     each = commands.add_parser("hosts", help="who is connected, and how far everybody is")
@@ -64,8 +65,15 @@ def _parser() -> argparse.ArgumentParser:
         "2 the store cannot be read.",
     )
     each.add_argument("--host", metavar="H", help="only this one")
+    _add_store(each)
     _add_folder(each)
     return parser
+
+
+def _add_store(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--store", metavar="DIR", type=Path, help="the store; default: as DIR/audisp-collector.conf says"
+    )
 
 
 def _add_folder(parser: argparse.ArgumentParser) -> None:
@@ -97,12 +105,11 @@ def _command(given: argparse.Namespace) -> int:
     from audisp.config.grammar import ConfigErrors
 
     try:
-        conf, _ = load(given.conf_dir.absolute() / NAME)
-        if given.command == "cat":
-            return _cat(conf.store_dir, given)
-        if given.command == "verify":
-            return _verify(conf.store_dir, given.host)
-        return _hosts(conf.runtime_dir, as_json=given.json)
+        path = given.conf_dir.absolute() / NAME
+        if given.command == "hosts":
+            return _hosts(load(path)[0].runtime_dir, as_json=given.json)
+        store = given.store or load(path)[0].store_dir
+        return _cat(store, given) if given.command == "cat" else _verify(store, given.host)
     except ConfigErrors as errors:
         for each in errors.errors:
             print(f"audisp-collector: {each}", file=sys.stderr)

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import resource
 import signal
 import sys
 import time
@@ -22,9 +21,7 @@ from audisp.collector.network import Network, Opened
 from audisp.config import plugins
 from audisp.config.collector import NAME, CollectorConf, load
 from audisp.config.grammar import ConfigErrors
-from audisp.config.network import TlsKeys
 from audisp.config.plugins import PluginConf
-from audisp.config.schema import keys
 from audisp.dispatch import daemonize, privileges
 from audisp.dispatch import plan as plans
 from audisp.dispatch.actions import Actions
@@ -52,13 +49,8 @@ SIGNALS: Final = {
     signal.SIGUSR2: "resume",
     signal.SIGCONT: "state",
 }
-FIXED: Final = (
-    *("tcp_listen_port", "listen", "tcp_listen_queue", "transport", "plain"),
-    *(name for name in keys(TlsKeys)),
-    *("tls_allowed_clients", "tls_psk_master", "tls_psk_epochs"),
-    *("store_dir", "runtime_dir", "state_dir", "control", "capabilities", "priority_boost"),
-)
-"""Keys that a reload cannot change: sockets, the files that keys are read from, folders, the process."""
+FIXED: Final = ("runtime_dir", "state_dir", "control", "capabilities", "priority_boost")
+"""Keys that a reload cannot change, besides those of the network: folders, the process."""
 
 
 @attrs.frozen
@@ -132,12 +124,11 @@ def run(options: Options) -> int:
         for notice in plan.notices:
             say("notice", notice)
         daemonize.settle()
-        _allow_files(conf, say)
         if not options.foreground:
             readiness = daemonize.into_background()
         with contextlib.ExitStack() as held:
             held.enter_context(_signals_wait())
-            for folder in (conf.runtime_dir, conf.state_dir, conf.store_dir.parent):
+            for folder in (conf.runtime_dir, conf.state_dir):
                 make_folder(folder)
             held.enter_context(daemonize.PidFile(conf.runtime_dir / "audisp-collector.pid"))
             opened = Opened.take(conf, say, held)
@@ -173,20 +164,6 @@ def run(options: Options) -> int:
         voice.close()
     readiness.failed(code)
     return code
-
-
-def _allow_files(conf: CollectorConf, say: Speech) -> None:
-    """A descriptor for each connection, and some."""
-    wanted = conf.max_connections + 256
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft >= wanted:
-        return
-    try:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, max(hard, wanted)))
-    except (ValueError, OSError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-        if hard < wanted:
-            say("warning", f"{hard} files may be open, max_connections wants {wanted}: raise LimitNOFILE")
 
 
 def _needed(conf: CollectorConf, plan: Plan) -> dict[str, list[str]]:

@@ -11,10 +11,11 @@ What holds: cancelled, `run` tells every sender the end, stores what is under wa
 from __future__ import annotations
 
 import contextlib
+import resource
 import socket
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Final, Self
 
 import attrs
 import trio
@@ -32,17 +33,30 @@ from audisp.collector.supply import StoreSupply
 from audisp.collector.upkeep import Upkeep, policy_of
 from audisp.config.collector import CollectorConf
 from audisp.config.grammar import ConfigErrors
+from audisp.config.network import TlsKeys
+from audisp.config.schema import keys
 from audisp.dispatch.actions import Actions
+from audisp.dispatch.folder import make_folder
+from audisp.dispatch.plan import Plan
 from audisp.dispatch.roster import Entry
 from audisp.dispatch.router import Router
 from audisp.errors import ConfigError
 from audisp.record import Block
 from audisp.sources.bad import Rejects
-from audisp.sources.contract import Kind, Route, SourceBooks
+from audisp.sources.contract import NETWORK, Kind, Route, SourceBooks
 from audisp.tls.context import ServerContext
 from audisp.tls.keyring import KeyRing
 
-NAME = "network"
+FIXED: Final = (
+    *("tcp_listen_port", "listen", "tcp_listen_queue", "transport", "plain"),
+    *keys(TlsKeys),
+    *("tls_allowed_clients", "tls_psk_master", "tls_psk_epochs"),
+    "store_dir",
+)
+"""Keys that a reload cannot change: sockets, the files that keys are read from, the store's folder."""
+
+SPARE_FILES: Final = 256
+"""Descriptors beside those of connections."""
 
 
 @attrs.frozen
@@ -58,6 +72,8 @@ class Opened:
     @classmethod
     def take(cls, conf: CollectorConf, say: Say, held: contextlib.ExitStack) -> Self:
         """Raises ConfigError, StoreError. held: gives it all back when it is unwound."""
+        _allow_files(conf, say)
+        make_folder(conf.store_dir.parent)
         ring = key_ring(conf)
         tls = None if ring is None else context(conf, ring)
         for notice in (*(ring.notices if ring else ()), *(tls.notices if tls else ())):
@@ -78,13 +94,13 @@ class Network:
     """A source; see audisp.sources.contract.Source. To be made inside trio. actions: carry out what is configured for
     the disk."""
 
-    name = NAME
+    name = NETWORK
     kind: Kind = "replay"
     rejects: Rejects | None = None
 
     def __init__(self, opened: Opened, actions: Actions, say: Say) -> None:
         conf = self.conf = opened.conf
-        self.books = SourceBooks(NAME, "replay")
+        self._books = SourceBooks(NETWORK, "replay")
         self.recent = Recent(opened.store.next)
         flight = Flight(conf.max_bytes_in_flight, conf.max_bytes_in_flight_per_host)
         self.committer = Committer(opened.store, say, flight, self._stored)
@@ -117,10 +133,22 @@ class Network:
             hosts=hosts,
         )
 
+    @property
+    def books(self) -> SourceBooks:
+        """See Source: what is stored counts as routed; what waits for the disk is not in them yet."""
+        books = self._books
+        books.counters["connections"] = self.listener.admission.total
+        trouble = self.committer.trouble
+        if trouble is not None:
+            books.detail["trouble"] = trouble.value
+        else:
+            books.detail.pop("trouble", None)
+        return books
+
     def _stored(self, first: int, following: int, block: Block) -> None:
         """See committer.Feed."""
         self.recent.add(first, following, block)
-        self.books.count_routed(block.records, len(block.data))
+        self._books.count_routed(block.records, len(block.data))
 
     # ---- as a source ----
 
@@ -142,7 +170,7 @@ class Network:
             await storing.start(self.committer.run)
             storing.start_soon(self._upkeep.run)
             self.listening = [_shown(each) for each in self._sockets]
-            self.books.detail["listening"] = ", ".join(self.listening)
+            self._books.detail["listening"] = ", ".join(self.listening)
             task_status.started()
             await self._serve()
             storing.cancel_scope.cancel()
@@ -167,8 +195,18 @@ class Network:
         """End a suspension; `actions` has been told."""
         self.committer.suspend(False)
 
+    async def follow(self, plan: Plan) -> None:
+        """Go over to what audispd's files say now, its keys included."""
+        if plan.network is not None:
+            self.take(plan.network)
+        await self.reread_keys()
+
     def take(self, conf: CollectorConf) -> None:
-        """Other settings; those of sockets, keys' files and folders must be as they were."""
+        """Go over to other settings, but for those in FIXED: which of these have changed is said."""
+        changed = [name for name in FIXED if getattr(conf, name) != getattr(self.conf, name)]
+        if changed:
+            self._say("warning", f"{', '.join(changed)}: changed, which takes a restart")
+            conf = attrs.evolve(conf, **{name: getattr(self.conf, name) for name in changed})
         self.conf = self.services.conf = self.listener.admission.conf = self._upkeep.conf = conf
         flight = self.services.flight
         flight.total, flight.each = conf.max_bytes_in_flight, conf.max_bytes_in_flight_per_host
@@ -213,6 +251,20 @@ class Network:
             "commits": committer.groups,
             "store_bytes": committer.store.size,
         }
+
+
+def _allow_files(conf: CollectorConf, say: Say) -> None:
+    """A descriptor for each connection, and some."""
+    wanted = conf.max_connections + SPARE_FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft >= wanted:
+        return
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, max(hard, wanted)))
+    except (ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        if hard < wanted:
+            say("warning", f"{hard} files may be open, max_connections wants {wanted}: raise LimitNOFILE")
 
 
 def _shown(sock: socket.socket) -> str:

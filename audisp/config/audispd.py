@@ -93,6 +93,12 @@ class AudispdConf:
     """The same, and it loses the label. Looked at after all `label`."""
     label_inherit: tuple[str, ...] | None = key(None, read=_labels)
     """Labels that children get of their parents; None: all."""
+    store_dir: Path | None = key(None, read=_folder)
+    """Where what other hosts send is stored (auditd.conf: tcp_listen_port). None: `store` in state_dir."""
+    store_size: int = key(1 << 30, read=functools.partial(size, low=64 << 20))
+    """Bytes; beyond it the oldest is removed."""
+    store_min_free: int = key(256 << 20, read=functools.partial(size))
+    """With less free nothing is stored and nothing acknowledged."""
     capabilities: tuple[str, ...] = key((), read=capabilities)
     """Capabilities to keep besides those that the configured parts name."""
 

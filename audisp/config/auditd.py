@@ -156,11 +156,6 @@ def _wrong_mail(word: str) -> str | None:
     return None
 
 
-def _listen(words: tuple[str, ...]) -> int:
-    number(one(words), {"min": 1, "max": 65_535})
-    raise ValueError("audispd does not receive from other machines, audisp-collector does: take this line out")
-
-
 def _absolute(words: tuple[str, ...]) -> Path:
     word = one(words)
     if not word.startswith("/"):
@@ -203,7 +198,8 @@ class AuditdConf:
     disk_error_action: Action = _act("syslog", _ERROR)
     verify_email: bool = True
     action_mail_acct: str = key("root", read=_mail)
-    tcp_listen_port: int | None = key(None, read=_listen)
+    tcp_listen_port: int | None = key(None, min=1, max=65_535)
+    """None: nobody is listened to."""
     tcp_listen_queue: int = key(5, min=1, max=65_535)
     tcp_max_per_addr: int = key(1, min=1, max=1024)
     use_libwrap: bool = True
@@ -327,8 +323,8 @@ def _notices(conf: AuditdConf, settings: Iterable[Setting], path: Path) -> list[
     space, admin = conf.space_left, conf.admin_space_left
     if _share(space) and _share(admin) and space[0] <= admin[0]:
         found.append(("space_left", f"{_spell(space)} should be more than admin_space_left, which is {_spell(admin)}"))
-    if conf.transport != "tcp" or conf.enable_krb5:
-        found += [(name, "has no effect: audispd does not listen") for name in ("transport", "enable_krb5")]
+    if conf.tcp_listen_port is None and (conf.transport != "tcp" or conf.enable_krb5):
+        found += [(name, "has no effect without tcp_listen_port") for name in ("transport", "enable_krb5")]
     for name in ("space_left_action", "admin_space_left_action"):
         if getattr(conf, name).name == "email" and not os.access(SENDMAIL, os.X_OK):
             found.append((name, f"{SENDMAIL} is needed for email, and cannot be run"))

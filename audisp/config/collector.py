@@ -17,7 +17,7 @@ import attrs
 from audisp.config import auditd
 from audisp.config.audispd import AudispdConf
 from audisp.config.auditd import AuditdConf, Space
-from audisp.config.files import OWN_CONF, read_checked
+from audisp.config.files import AUDITD_CONF, OWN_CONF, read_checked
 from audisp.config.grammar import ConfigErrors, Setting, parse, shown
 from audisp.config.network import (
     PORT_MAX,
@@ -54,6 +54,9 @@ MIN_STORE: Final = 64 << 20
 
 MIN_AGE: Final = 3600
 """Shortest age in seconds at which records are removed. What is younger has hardly been looked at."""
+
+PLAIN_TCP: Final = "plain TCP: whoever reaches the port can write records, which are marked unauthenticated"
+NO_LIBWRAP: Final = "has no effect: hosts.allow and hosts.deny are not read"
 
 ACTIONS: Final = ("space_left_action", "admin_space_left_action", "disk_full_action", "disk_error_action")
 """Keys whose value is an action."""
@@ -226,6 +229,57 @@ def from_auditd(conf: AuditdConf) -> ListenConf | None:
     return ListenConf(**theirs)
 
 
+def behind_auditd(conf: AuditdConf, own: AudispdConf) -> CollectorConf | None:
+    """The whole network side of audispd: what auditd.conf says about listening, and audispd.conf about the store. None
+    if it does not listen. Raises ConfigError for Kerberos.
+
+    `space_left` and its like are told to the senders; what is to be done about them is the log's business.
+    """
+    listen = from_auditd(conf)
+    if listen is None:
+        return None
+    nothing = Action("ignore")
+    return CollectorConf(
+        **{name: getattr(listen, name) for name in keys(ListenConf)},
+        store_dir=own.store_dir or own.state_dir / "store",
+        store_size=own.store_size,
+        store_min_free=own.store_min_free,
+        log_group=conf.log_group,
+        space_left=conf.space_left,
+        admin_space_left=conf.admin_space_left,
+        space_left_action=nothing,
+        admin_space_left_action=nothing,
+        action_mail_acct=conf.action_mail_acct,
+        state_dir=own.state_dir,
+        runtime_dir=own.runtime_dir,
+        drain_timeout=own.drain_timeout,
+    )
+
+
+def judge_listener(path: Path, conf: AuditdConf, *, allow_links: bool = False) -> list[str]:
+    """Notices about the keys of auditd.conf that are about listening, read anew for the lines that they stand in.
+    Raises ConfigErrors for what keeps us from listening as it says."""
+    if conf.tcp_listen_port is None:
+        return []
+    settings, _ = parse(read_checked(path, AUDITD_CONF, allow_links=allow_links), path)
+    last = {setting.key: setting for setting in settings}
+    try:
+        listen = from_auditd(conf)
+    except ConfigError as problem:
+        raise ConfigErrors([at(last, path, problem.key or "transport", problem.message)]) from problem
+    assert listen is not None
+    errors = list(listen_errors(listen, last, path))
+    if errors:
+        raise ConfigErrors(errors)
+    found = []
+    if listen.takes_plain:
+        name = "transport" if "transport" in last else "tcp_listen_port"
+        found.append((name, PLAIN_TCP))
+    if "use_libwrap" in last and listen.use_libwrap:
+        found.append(("use_libwrap", NO_LIBWRAP))
+    return [f"{path}:{last[name].line}: {name}: {message}" for name, message in found]
+
+
 def load(path: Path, *, allow_links: bool = False) -> tuple[CollectorConf, list[str]]:
     """audisp-collector.conf and notices about it. Raises ConfigErrors, also if there is no such file: the defaults
     name no key."""
@@ -321,10 +375,10 @@ def _notices(conf: CollectorConf, last: Mapping[str, Setting], path: Path) -> li
         if name in last and stray(last[name].words)
     ]
     if conf.use_libwrap:
-        found.append(("use_libwrap", "has no effect: hosts.allow and hosts.deny are not read"))
+        found.append(("use_libwrap", NO_LIBWRAP))
     if conf.takes_plain:
         name = "transport" if conf.transport == "tcp" else "plain"
-        found.append((name, "plain TCP: whoever reaches the port can write records, which are marked unauthenticated"))
+        found.append((name, PLAIN_TCP))
     if conf.transport == "tcp":
         found += [
             (name, "has no effect with transport = tcp") for name in KEYS if name.startswith("tls_") and name in last

@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, TextIO, cast
+from typing import TYPE_CHECKING, Any, Final, TextIO, cast
 
 import attrs
 import trio
@@ -26,7 +26,9 @@ from audisp.dispatch.engine import Command, Engine
 from audisp.dispatch.folder import make_folder
 from audisp.dispatch.needs import plugin_needs
 from audisp.dispatch.observe import end_with_reader, find_sources, report
-from audisp.dispatch.plan import PACKAGE, Options, Plan, conf_folder, load
+from audisp.dispatch.plan import LOG, PACKAGE, Options, Plan, conf_folder, load
+from audisp.dispatch.roster import IMPLIED, Entry
+from audisp.dispatch.router import Router
 from audisp.dispatch.say import Level, Voice
 from audisp.dispatch.summary import ledger_table
 from audisp.enrich.names import UserNames
@@ -43,6 +45,9 @@ from audisp.sources.netlink import NetlinkSource
 from audisp.sources.position import PositionFile, position_name
 from audisp.sources.stdin import StdinSource
 from audisp.sources.unix import UnixSource
+
+if TYPE_CHECKING:
+    from audisp.collector.network import Opened
 
 BLOCKS_ALONE: Final = frozenset({"log", "syslog", "af_unix", "stdout", "output"})
 """Bundled plugins: none of them wants events."""
@@ -103,6 +108,7 @@ def run(options: Options) -> int:
             # Before the priority: who may not have the stream is told so, and not that he cannot have the priority.
             sources = _open_sources(plan, previous, say, held)
             held.callback(_close, sources)
+            opened = _open_network(plan, say, held)
             if readiness.background and plan.owner:
                 # Not before the stream is ours: until then the file may be a living auditd's.
                 held.enter_context(daemonize.PidFile(AUDITD_PID_FILE, lock=False))
@@ -113,7 +119,7 @@ def run(options: Options) -> int:
                     say("notice", problem)
             for line in privileges.keep(_needed(plan)):
                 say("info", line)
-            engine = trio.run(_main, plan, sources, voice, say, readiness, previous)
+            engine = trio.run(_main, plan, sources, opened, voice, say, readiness, previous)
             if options.observe or options.foreground:
                 # -f prints records on stdout, for programs; the ledger is for the person who stopped it.
                 _print(ledger_table(engine.snapshot()), sys.stderr if options.foreground else sys.stdout)
@@ -238,6 +244,18 @@ def _open_sources(plan: Plan, previous: ledger.Previous, say: Speech, held: cont
     return sources
 
 
+def _open_network(plan: Plan, say: Speech, held: contextlib.ExitStack) -> Opened | None:
+    """What there is to be had of the network before privileges go; None if nobody is listened to. Raises ConfigError,
+    StoreError."""
+    conf = plan.network
+    if conf is None:
+        return None
+    # Only who listens pays for loading what it takes.
+    from audisp.collector.network import Opened
+
+    return Opened.take(conf, say, held)
+
+
 def _close(sources: list[Source]) -> None:
     """Whatever went wrong, the stream is given back; after an orderly end there is nothing left to do."""
     for source in sources:
@@ -357,6 +375,7 @@ def _looks_at_processes(conf: PluginConf) -> bool:
 async def _main(
     plan: Plan,
     sources: list[Source],
+    opened: Opened | None,
     voice: Voice,
     say: Speech,
     readiness: daemonize.Readiness,
@@ -364,6 +383,16 @@ async def _main(
 ) -> Engine:
     sys.setswitchinterval(SWITCH_SECONDS)
     actions = Actions(voice, mail_to=plan.auditd.action_mail_acct)
+    router = Router()
+    network = supply = None
+    if opened is not None:
+        from audisp.collector.network import Network
+
+        network = Network(opened, actions, say)
+        supply = network.supply(
+            plan.own.state_dir, router, alone=not plan.sources, hosts=lambda entry: hosts_for(engine.plan, entry)
+        )
+        sources.append(network)
     engine = Engine(
         plan,
         sources,
@@ -372,7 +401,12 @@ async def _main(
         lambda type_, conf: log_settings(engine.plan, type_, conf),
         previous=previous,
         names=UserNames(),
+        router=router,
+        supply=supply,
+        changed=None if network is None else network.follow,
     )
+    if network is not None:
+        network.presence.emit = engine.emit
     async with trio.open_nursery() as nursery:
         with trio.open_signal_receiver(*SIGNALS) as signals:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
@@ -391,7 +425,8 @@ async def _main(
                     voice.turn("syslog")
                 if not plan.options.observe:
                     names = ", ".join(engine.roster.entries) or "none"
-                    say("info", f"running; sources: {', '.join(map(str, plan.sources))}; plugins: {names}")
+                    listed = ", ".join(source.name for source in sources)
+                    say("info", f"running; sources: {listed}; plugins: {names}")
                 readiness.ready()
 
             nursery.start_soon(started)
@@ -415,6 +450,16 @@ async def _speak(voice: Voice) -> None:
     while True:
         await trio.sleep(1)
         voice.tick()
+
+
+def hosts_for(plan: Plan, entry: Entry) -> tuple[str, ...] | None:
+    """Which other hosts' records a plugin gets, as patterns; (): all, None: none. As with auditd they go to the log,
+    and with distribute_network to all plugins; `hosts` asks for some, whatever that says."""
+    conf = entry.conf
+    if conf.patterns:
+        return conf.patterns
+    everything = plan.auditd.distribute_network or entry.attached or LOG in (conf.name, conf.plugin)
+    return () if everything or conf.path == IMPLIED else None
 
 
 def log_settings(plan: Plan, type_: PluginType, conf: PluginConf | None) -> Any:

@@ -10,7 +10,7 @@ from typing import Final, Literal
 
 import attrs
 
-from audisp.config import audispd, auditd, plugins
+from audisp.config import audispd, auditd, collector, plugins
 from audisp.config.grammar import ConfigErrors, shown
 from audisp.config.plugins import PluginConf
 from audisp.errors import ConfigError
@@ -71,9 +71,18 @@ class Plan:
         return any(spec.type == "netlink" for spec in self.sources)
 
     @property
+    def network(self) -> collector.CollectorConf | None:
+        """What other hosts may send, and where it is stored; None: nobody is listened to. Not by one that observes, nor
+        beside sources that the command line names."""
+        if self.options.observe or self.options.sources:
+            return None
+        return collector.behind_auditd(self.auditd, self.own)
+
+    @property
     def writes_log(self) -> bool:
         """We write auditd's log file, as auditd does in the background."""
-        return self.owner and self.auditd.write_logs and not self.options.foreground and not self.options.observe
+        takes = self.owner or self.network is not None
+        return takes and self.auditd.write_logs and not self.options.foreground and not self.options.observe
 
     @property
     def queue_bytes(self) -> int:
@@ -109,6 +118,8 @@ def load(options: Options, before: tuple[Path, ...] = ()) -> Plan:
         try:
             conf, said = auditd.load(options.conf_dir / "auditd.conf", allow_links=options.allow_links)
             notices += said
+            path = options.conf_dir / "auditd.conf"
+            notices += collector.judge_listener(path, conf, allow_links=options.allow_links)
         except ConfigErrors as problems:
             wrong += problems.errors
         try:
@@ -119,13 +130,16 @@ def load(options: Options, before: tuple[Path, ...] = ()) -> Plan:
         if wrong:
             # Both files' errors at once: who mends them does not want to start as often as there are mistakes.
             raise ConfigErrors(wrong)
-    specs = _sources(options, own, conf.local_events)
+    listens = conf.tcp_listen_port is not None and not options.observe and not options.sources
+    specs = _sources(options, own, conf.local_events, listens)
     # What comes with the code is as trustworthy as the code, whoever owns the checkout.
     shipped = options.observe and options.plugin_dir is None
     folder = conf_folder() / "observe" if shipped else options.plugin_dir or conf.plugin_dir
     found, errors = plugins.scan(folder, shipped=shipped)
     for each in found:
         notices += each.notices
+        if each.active and each.hosts and not listens:
+            notices.append(f"{each.path}: hosts: has no effect: nobody sends here (auditd.conf: tcp_listen_port)")
     fresh = audispd.AudispdConf()
     if own.runtime_dir != fresh.runtime_dir and own.state_dir == fresh.state_dir:
         # A second instance beside the first must not share its books.
@@ -147,8 +161,8 @@ def load(options: Options, before: tuple[Path, ...] = ()) -> Plan:
     )
 
 
-def _sources(options: Options, own: audispd.AudispdConf, local_events: bool) -> tuple[SourceSpec, ...]:
-    """The sources to read. Raises ConfigErrors."""
+def _sources(options: Options, own: audispd.AudispdConf, local_events: bool, listens: bool) -> tuple[SourceSpec, ...]:
+    """The sources to read beside the network. listens: there is that. Raises ConfigErrors."""
 
     def wrong(message: str, key: str = "source") -> ConfigErrors:
         path = None if options.sources or options.conf_dir is None else options.conf_dir / audispd.NAME
@@ -168,7 +182,7 @@ def _sources(options: Options, own: audispd.AudispdConf, local_events: bool) -> 
         kept = tuple(spec for spec in specs if spec.type not in ("netlink", "multicast"))
         if options.sources and kept != specs:
             raise wrong("auditd.conf says local_events = no, so the kernel's records may not be read")
-        if not kept:
+        if not kept and not listens:
             raise wrong("auditd.conf says local_events = no, and there is no other source: nothing to read")
         specs = kept
     names = [str(spec) for spec in specs]

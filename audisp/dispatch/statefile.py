@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from audisp import __version__
 from audisp.dispatch.plan import RECORD_SLOT, Plan
+from audisp.sources.contract import NETWORK
 
 NAME: Final = "auditd.state"
 MODE: Final = 0o640
@@ -43,7 +44,7 @@ def lines(snapshot: dict[str, Any], plan: Plan) -> list[str]:
         f"plugin queue size = {plan.auditd.q_depth}",
         f"plugin queue overflow detected = {_yes(lost)}",
         f"plugin queueing suspended = {_yes(any(plugin['refusing'] == 'suspended' for plugin in plugins))}",
-        "listening for network connections = no",
+        f"listening for network connections = {_yes(NETWORK in snapshot['sources'])}",
         f"glibc arena (total memory) is: {resident} KiB, was: {resident} KiB",
         f"glibc uordblks (in use memory) is: {resident} KiB, was: {resident} KiB",
         "glibc fordblks (total free space) is: 0 KiB, was: 0 KiB",

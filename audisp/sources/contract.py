@@ -28,6 +28,9 @@ PLAIN: Final = ("netlink", "multicast", "stdin", "internal")
 WITH_PATH: Final = ("unix", "file", "follow")
 """Sources written NAME:PATH."""
 
+NETWORK: Final = "network"
+"""Name of the source of what other hosts send (auditd.conf: tcp_listen_port), which no file configures as a source."""
+
 SOCKET_PATH_MAX: Final = 107
 """Longest path of a unix socket in bytes: sun_path holds 108 with its NUL (unix(7))."""
 

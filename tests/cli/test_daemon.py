@@ -166,7 +166,7 @@ def test_version_and_help() -> None:
     ("auditd", "own", "said"),
     [
         ("q_depht = 3\n", "", "q_depth"),
-        ("tcp_listen_port = 60\n", "", "tcp_listen_port"),
+        ("tcp_listen_port = 60\ntransport = krb5\n", "", "transport: Kerberos is not spoken here"),
         ("log_format = ENRICHD\n", "", "log_format"),
         ("", "drain_timeout = soon\n", "drain_timeout"),
     ],

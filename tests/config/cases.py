@@ -179,7 +179,7 @@ LATER: Final = tuple(
         (True, "tls_require_pqc = yes"),
         (False, "tls_require_pqc = often"),
         (False, "tls_cert_file = /etc/audit/cert"),
-        (False, "tcp_listen_port = 60"),
+        (True, "tcp_listen_port = 60"),
     )
 )
 

@@ -164,7 +164,7 @@ def test_values(line: str, field: str, value: object) -> None:
         ("flush = data\t", "a tab does not separate words"),
         ("flush = data # hard", "takes one value, but there is '# hard' behind it: a comment needs a line of its own"),
         ("num_logs = 1000", "x:3: num_logs: '1000' is out of range: 0 to 999"),
-        ("tcp_listen_port = 60", "audisp-collector does: take this line out"),
+        ("tcp_listen_port = 65536", "x:3: tcp_listen_port: '65536' is out of range: 1 to 65535"),
         ("log_format = enrich", "'enrich' is not one of enriched, raw, nolog (did you mean 'enriched'?)"),
         ("log_group = wheeel", "there is no group 'wheeel'"),
         ("name_format = user", "x:3: name_format: user needs the key name"),
