@@ -16,11 +16,12 @@ from audisp.parse.assemble import Assembler
 from audisp.parse.record import RecordReader
 from audisp.record import Block
 
-MAX_QUIET: Final = 4_096
+MAX_QUIET: Final = 16_384
 """Hosts that are remembered though none of their events is open: what an assembler knows of a host (whether it sends
-EOE, which events have gone out) is learned again within one timeout. Each takes about 10 KiB."""
+EOE, which events have gone out) is learned again within one timeout. Each takes 5 KiB, for each plugin that wants
+events."""
 
-REMEMBERED: Final = 16
+REMEMBERED: Final = 8
 """Events of one host that have gone out and are known to have, for late records of theirs: those come at once or never,
 and there are thousands of hosts."""
 

@@ -84,7 +84,7 @@ class Hosts:
 class Pursuit:
     """entry: the plugin, whose `wanted` and settings a reload may exchange. start: number in the store to begin at.
 
-    hosts: gives whose events it gets now, None for none at all.
+    hosts: gives whose events it gets now, None for none at all. limiter: of the threads in which turns are done.
     """
 
     def __init__(
@@ -98,6 +98,7 @@ class Pursuit:
         reader: RecordReader,
         timeout: Callable[[], float],
         hosts: Callable[[Entry], tuple[str, ...] | None],
+        limiter: trio.CapacityLimiter | None = None,
     ) -> None:
         self.entry = entry
         self.position = start
@@ -108,6 +109,7 @@ class Pursuit:
         self.ended = trio.Event()
         self._store, self._recent, self._say = store, recent, say
         self._timeout = timeout
+        self._limiter = limiter
         self._whose = hosts
         self._hosts = Hosts(())
         self._nobody = False
@@ -181,7 +183,7 @@ class Pursuit:
             if inline:
                 work()
             else:
-                await trio.to_thread.run_sync(work)
+                await trio.to_thread.run_sync(work, limiter=self._limiter)
         finally:
             self._note(before)
             self._busy = False

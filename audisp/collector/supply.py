@@ -31,6 +31,9 @@ CURSORS: Final = "cursors"
 KEEP_SECONDS: Final = 1.0
 """Between two writings of all places: what is delivered twice after a kill is a second's records, and what waited."""
 
+MAX_TURNS: Final = 4
+"""Pursuits that read or assemble at a time: threads of their own, so that the store never waits for one of these."""
+
 
 @attrs.define(eq=False)
 class _Fed:
@@ -62,6 +65,7 @@ class StoreSupply:
         self._reader, self._timeout, self._hosts = reader, timeout, hosts
         self._fed: dict[str, _Fed] = {}
         self._limiter = trio.CapacityLimiter(1)
+        self._turns = trio.CapacityLimiter(MAX_TURNS)
 
     async def begin(self, nursery: trio.Nursery, entry: Entry) -> None:
         """See Supply."""
@@ -78,6 +82,7 @@ class StoreSupply:
             reader=self._reader,
             timeout=self._timeout,
             hosts=self._hosts,
+            limiter=self._turns,
         )
         fed = self._fed[name] = _Fed(pursuit, cursor)
         # At once, or what comes before the first time that places are written would not be its own after a kill.
