@@ -17,6 +17,9 @@ import msgpack  # type: ignore[import-untyped]  # the package ships no types
 from audisp.buffer.segment import MAX_FRAME_HEAD
 from audisp.dispatch.folder import open_file, write_whole
 
+SHIFT: Final = "shift"
+"""Key of what `Intake` adds to the number of the next record to know how many of those read are accounted for."""
+
 NAME: Final = "books"
 _BESIDE: Final = "books.new"
 _CRC_BYTES: Final = 4
@@ -53,3 +56,9 @@ def kept_books(folder: int, where: Path) -> dict[str, Any]:
     except ValueError:
         return {}
     return books if isinstance(books, dict) else {}
+
+
+def unread(books: Mapping[str, Any], records: int) -> Mapping[str, Any]:
+    """The books with which so many records are stored that did not come from standard input."""
+    shift = books.get(SHIFT)
+    return {**books, SHIFT: shift - records} if isinstance(shift, int) else books

@@ -21,6 +21,8 @@ from audisp.errors import StoreError
 from audisp.record import Block
 from audisp.remote.actions import Notices
 from audisp.remote.bell import Bell
+from audisp.remote.books import SHIFT
+from audisp.remote.counter import ReadCounter
 from audisp.remote.outbox import Outbox
 
 HAND_BYTES: Final = 16 << 20
@@ -61,6 +63,13 @@ class Intake:
         self._gap: Gap | None = None
         self._internal = Internal()
         self._kept: dict[str, Any] = {}
+        self._counter: ReadCounter | None = None
+        self._read = 0
+        """Records that came before there was a counter."""
+        self._shift = 0
+        """Number of the next record of the stream, and this: how many of the records read are accounted for."""
+        self._begun = 0
+        """Number of the next record when we began."""
 
     @property
     def waiting(self) -> int:
@@ -70,6 +79,10 @@ class Intake:
     async def send(self, block: Block) -> None:
         """Take a block. A checkpoint only if it has to wait for the disk."""
         cost = len(block) + BLOCK_COST
+        if self._counter is None:
+            self._read += block.records
+        else:
+            self._counter.set(self._counter.value + block.records)
         while self._held and self._held + cost > HAND_BYTES:
             left = STALL - (self._clock() - self._moved)
             if not self._patient and left <= 0:
@@ -96,11 +109,46 @@ class Intake:
         self._closed = True
         self._filled.ring()
 
+    async def begin(self, outbox: Outbox) -> None:
+        """Look at what the process before us left: what was lost with it, and what its books go on with. To be called
+        once, before anything is stored."""
+        stream = outbox.stream
+        self.lost += int(stream.books.get("lost", 0))
+        # What the plugin `remote` keeps there of its sources is for it, should it have this spool again.
+        self._kept = {key: value for key, value in stream.books.items() if key not in ("lost", SHIFT)}
+        try:
+            counter = ReadCounter(stream.path)
+        except StoreError as error:
+            self._notices.occur("queue_error", f"what a kill would cost cannot be counted: {error}")
+            return
+        shift = stream.books.get(SHIFT)
+        if isinstance(shift, int):
+            missing = counter.value - (stream.next_record + shift)
+            if missing > 0:
+                self._lose(Gap("crash", missing))
+                self._notices.occur("overflow", f"{missing} records were lost when the process before was killed")
+            # Below what is stored: a power failure took what the kernel had not written of it.
+            counter.set(max(counter.value, stream.next_record + shift))
+        self._shift = counter.value - stream.next_record
+        counter.set(counter.value + self._read)
+        self._counter, self._begun = counter, stream.next_record
+        try:
+            await outbox.note(self._books())
+        except StoreError as error:
+            self._notices.occur("queue_error", f"the spool's books cannot be kept: {error}")
+
     async def run(self, outbox: Outbox) -> None:
         """Store what comes, until closed and empty."""
-        self.lost += int(outbox.stream.books.get("lost", 0))
-        # What the plugin `remote` keeps there of its sources is for it, should it have this spool again.
-        self._kept = {key: value for key, value in outbox.stream.books.items() if key != "lost"}
+        # What was taken over from the C program since was not read from standard input.
+        self._shift -= outbox.stream.next_record - self._begun
+        try:
+            await self._run(outbox)
+        finally:
+            if self._counter is not None:
+                self._counter.close()
+                self._counter = None
+
+    async def _run(self, outbox: Outbox) -> None:
         unsynced_since: float | None = None
         while True:
             if not self._hand and self._gap is None:
@@ -138,13 +186,14 @@ class Intake:
         marker = [] if told is None else [self._internal.loss(NAME, told)]
         before = outbox.stream.next_record
         try:
-            taken = await outbox.accept(marker + blocks, self._books(), sync=sync)
+            taken = await outbox.accept(marker + blocks, self._books(own=len(marker)), sync=sync)
         except StoreError as error:
             await self._recover(outbox, error, before, marker + blocks, told)
             return False
         self.error = None
         if told is not None and taken:
             taken -= 1
+            self._shift -= 1
         elif told is not None and self._closed and not self._hand:
             pass  # The end, and no room for so much as the marker; it was said in the log.
         elif told is not None:
@@ -195,6 +244,7 @@ class Intake:
         gap = Gap(reason)
         gap.add(block)
         self._lose(gap)
+        self._shift += block.records
         if tell:
             self._notices.occur("overflow", f"the disk of the spool hangs: {block.records} records are dropped")
 
@@ -240,8 +290,10 @@ class Intake:
                     self._held += sum(map(len, rest)) + BLOCK_COST
             else:
                 told = None
+                self._shift -= 1
         if told is not None:
             self._retell(told)
 
-    def _books(self) -> dict[str, Any]:
-        return {**self._kept, "lost": self.lost}
+    def _books(self, own: int = 0) -> dict[str, Any]:
+        """own: records that are stored with them and were not read."""
+        return {**self._kept, "lost": self.lost, SHIFT: self._shift - own}

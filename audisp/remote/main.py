@@ -119,6 +119,7 @@ class Program:
             self.sender = sender = Sender(self.conf, outbox, self.notices, self.brake, self.voice)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._send, sender, nursery.cancel_scope)
+                await self.intake.begin(outbox)
                 await take_over(self.conf.queue_file, outbox, self.voice.say)
                 await self.intake.run(outbox)
                 outbox.progress = time.monotonic()

@@ -88,6 +88,10 @@ class Outbox:
             if sync:
                 self.grown.ring()
 
+    async def note(self, books: Mapping[str, Any]) -> None:
+        """Have these be the books, though no frame says so yet; on disk, if there is no frame at all. StoreError."""
+        await self._locked(lambda: self.stream.note(books))
+
     async def sync(self) -> None:
         """Sync what was stored. Raises StoreError."""
         await self._locked(self.stream.sync)

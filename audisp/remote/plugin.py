@@ -110,6 +110,7 @@ class Forwarder:
             ring = outbox.shrunk.next()
             with trio.move_on_after(left):
                 await ring.wait()
+        await self._write_state()
         if outbox.stream.records:
             text = f"{outbox.stream.records} records are left in {outbox.stream.path}, to be sent at the next start"
             self._voice.say("notice", text)

@@ -27,6 +27,7 @@ import trio
 from audisp.errors import StoreError
 from audisp.parse.lines import LineReader
 from audisp.record import Block
+from audisp.remote.books import unread
 from audisp.remote.outbox import Outbox
 from audisp.sources.bad import Say
 
@@ -168,7 +169,7 @@ async def _copy(fd: int, path: Path, outbox: Outbox, haul: Haul) -> None:
         ring = ring.after(len(batch))
         block = Block(data, records, "queue_file", time.monotonic())
         try:
-            room = not records or await outbox.accept([block], outbox.stream.books, sync=True)
+            room = not records or await outbox.accept([block], unread(outbox.stream.books, records), sync=True)
             if room:
                 with trio.CancelScope(shield=True):  # it is in the spool: nothing is to come between
                     await trio.to_thread.run_sync(write_ring, fd, ring)

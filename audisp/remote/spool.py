@@ -65,6 +65,14 @@ class Stream(Spool):
                 finally:
                     os.close(file)
 
+    def note(self, books: Mapping[str, Any]) -> None:
+        """Have these be the books, though no frame says so yet; on disk, if there is no frame at all. StoreError."""
+        self._check_open()
+        self.books = books
+        if not self._segments:
+            with self._said():
+                self._keep_books()
+
     def _keep_books(self) -> None:
         if self.books:
             keep_books(self._folder, self.path, self.books)

@@ -17,6 +17,7 @@ from audisp.dispatch.say import Voice
 from audisp.errors import StoreError
 from audisp.record import Block
 from audisp.remote.actions import Brake, Notices
+from audisp.remote.books import unread
 from audisp.remote.intake import BLOCK_COST, HAND_BYTES, Intake
 from audisp.remote.outbox import Outbox
 from tests.e2e.remotes import numbers_in
@@ -59,6 +60,7 @@ async def world(folder: Path, *, patient: bool = False, max_bytes: int = 400_000
     voice = Voice(fd=2, threshold="alert")
     notices = Notices(conf(**keys), voice, brake)
     intake = Intake(conf(**keys), notices, patient=patient)
+    await intake.begin(outbox)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(intake.run, outbox)
         yield World(intake, outbox, notices, brake)
@@ -245,3 +247,57 @@ async def test_outboxes_wait_for_each_other(tmp_path: Path) -> None:
         assert not opened
         await first.close()
     await opened[0].close()
+
+
+async def test_what_was_read_and_not_stored_when_the_process_was_killed_is_counted_and_told(tmp_path: Path) -> None:
+    async with world(tmp_path) as here:
+        for first in (1, 11):
+            await here.intake.send(block(first, 10))
+        await here.until(lambda: here.intake.accepted == 20)
+        with trio.CancelScope() as scope:
+            # No checkpoint from here on, so that nothing of it can be stored.
+            for first in range(21, 51, 10):
+                await here.intake.send(block(first, 10))
+            scope.cancel()
+            # As kill -9 does it: what is at hand is gone, and so are the tasks.
+            here.intake._hand.clear()
+        stored = await here.taken()
+    for _ in range(2):
+        async with world(tmp_path) as here:
+            assert here.intake.lost == 30
+            await here.intake.send(block(51, 1))
+            await here.until(lambda: here.intake.accepted == 1)
+            stored += await here.taken()
+    told = [(int(found[1]), found[4]) for found in MARKER.finditer(stored)]
+    assert told == [(30, b"crash")]
+    assert numbers_in(stored) == [*range(1, 21), 51, 51]
+
+
+async def test_what_is_dropped_told_or_taken_over_is_not_counted_as_lost_by_a_kill(tmp_path: Path) -> None:
+    async with world(tmp_path) as here:
+        await fill(here)
+        before = here.intake.lost
+        await here.taken()
+        await here.intake.send(block(1, 1))
+        await here.until(lambda: not here.intake.waiting)
+    async with world(tmp_path) as here:
+        assert here.intake.lost == before
+        books = unread(here.outbox.stream.books, 7)
+        await here.outbox.accept([block(1, 7)], books, sync=True)
+    async with world(tmp_path) as here:
+        assert here.intake.lost == before
+    (tmp_path / "spool" / "read").unlink()
+    async with world(tmp_path) as here:
+        # As after a power failure: what is not known is not said.
+        assert here.intake.lost == before
+
+
+async def test_a_new_spool_counts_from_its_first_record(tmp_path: Path) -> None:
+    outbox = await Outbox.opened(tmp_path / "spool", 400_000, 0, lambda text: None)
+    intake = Intake(conf(), Notices(conf(), Voice(fd=2, threshold="alert"), Brake()), patient=False)
+    await intake.send(block(1, 3))
+    await intake.begin(outbox)
+    await intake.send(block(4, 2))
+    await outbox.close()
+    async with world(tmp_path) as here:
+        assert here.intake.lost == 5
