@@ -70,19 +70,22 @@ def write_key(path: Path, key: str) -> Path:
 
 @attrs.define
 class Program:
-    """A process of ours or theirs, until it is stopped. A context manager. said: where its output goes."""
+    """A process of ours or theirs, until it is stopped. A context manager. stdout: as Popen's; None: to a file, where
+    its other output goes too."""
 
     argv: list[str]
     folder: Path
     name: str
     stdin: int = subprocess.DEVNULL
+    stdout: int | None = None
     process: subprocess.Popen[bytes] = attrs.field(init=False)
 
     def __enter__(self) -> Self:
         with open(self.folder / f"{self.name}.said", "ab") as said:
             # In the copy of our code, which is what is measured.
             code = self.folder.parent / CODE
-            self.process = subprocess.Popen(self.argv, stdin=self.stdin, stdout=said, stderr=said, cwd=code)
+            out = said if self.stdout is None else self.stdout
+            self.process = subprocess.Popen(self.argv, stdin=self.stdin, stdout=out, stderr=said, cwd=code)
         return self
 
     def __exit__(self, *error: object) -> None:

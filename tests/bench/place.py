@@ -79,7 +79,8 @@ def _copy(code: Path) -> None:
     ignore = shutil.ignore_patterns("__pycache__")
     for package, name in ((ROOT / "audisp", "audisp"), (ROOT / "plugins" / "audisp_plugins", "audisp_plugins")):
         shutil.copytree(package, code / name, ignore=ignore)
-    shutil.copyfile(ROOT / "tests" / "bench" / "stamped.py", code / "stamped.py")
+    for name in ("stamped.py", "crowd.py"):
+        shutil.copyfile(ROOT / "tests" / "bench" / name, code / name)
     # The first start is not to be the one that compiles; and code that does not start is to be found out now.
     compileall.compile_dir(code, quiet=1)
     subprocess.run([*program("audisp.cli.audispd"), "--version"], cwd=code, stdout=2, check=True)

@@ -40,6 +40,15 @@ def memory_mib(pid: int, what: str = "VmHWM") -> float:
     return 0.0
 
 
+def share_mib(pid: int) -> float:
+    """PSS: resident memory, of which what is shared counts by its share; in MiB. 0 if it is gone."""
+    with suppress(OSError):
+        found = re.search(r"^Pss:\s+(\d+) kB", Path(f"/proc/{pid}/smaps_rollup").read_text(), re.M)
+        if found:
+            return int(found[1]) / 1024
+    return 0.0
+
+
 def children(pid: int) -> list[int]:
     """Its direct children, whichever of its threads started them."""
     found: list[int] = []

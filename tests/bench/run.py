@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
-from tests.bench import fanout, filters, latency, memory, netlink, parse, remote, replay, shapes, stall
+from tests.bench import fanout, filters, latency, memory, netlink, parse, remote, replay, scale, shapes, stall
 from tests.bench.daemon import AUDITD
 from tests.bench.kernel import Unavailable
 from tests.bench.place import place
@@ -36,6 +36,7 @@ PARTS: Final[dict[str, Callable[[Setting], str]]] = {
     "stall": stall.run,
     "memory": memory.run,
     "remote": remote.run,
+    "scale": scale.run,
     "shapes": shapes.run,
     "filters": filters.run,
     "parse": parse.run,
