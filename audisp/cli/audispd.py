@@ -52,6 +52,11 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="watch without owning, configuring or writing anything: plugins of conf/observe, best live source",
     )
+    parser.add_argument(
+        "--collector",
+        action="store_true",
+        help="with --observe: also start a collector on loopback, with a key made on the spot, and forward to it",
+    )
     parser.add_argument("--plugins", dest="plugin_dir", metavar="DIR", type=Path, help="instead of plugin_dir")
     parser.add_argument("--runtime-dir", metavar="DIR", type=Path, help="instead of runtime_dir; books go below it")
     parser.add_argument("--version", action="version", version=f"audispd {__version__}")
@@ -77,6 +82,10 @@ def main(argv: list[str] | None = None) -> int:
         parser.print_usage(sys.stderr)
         print(f"audispd: --source: {error.message}", file=sys.stderr)
         return EXIT_USAGE
+    if given.collector and not given.observe:
+        parser.print_usage(sys.stderr)
+        print("audispd: --collector goes with --observe; a real one is audisp-collector", file=sys.stderr)
+        return EXIT_USAGE
     plugin_dir = given.plugin_dir.absolute() if given.plugin_dir else None
     options = Options(
         conf_dir=None if given.observe else given.conf_dir.absolute(),
@@ -89,6 +98,10 @@ def main(argv: list[str] | None = None) -> int:
         plugin_dir=plugin_dir,
         runtime_dir=given.runtime_dir.absolute() if given.runtime_dir else None,
     )
+    if given.collector:
+        from audisp.cli.loopback import run_with_collector
+
+        return run_with_collector(options, run)
     return run(options)
 
 

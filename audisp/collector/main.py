@@ -170,7 +170,7 @@ def _needed(conf: CollectorConf, plan: Plan) -> dict[str, list[str]]:
     """Capabilities to be kept, with the parts that need them."""
     needed = {name: ["audisp-collector.conf: capabilities"] for name in conf.capabilities}
     plugin_needs(plan.plugins, lambda capability, part: needed.setdefault(capability, []).append(part))
-    for path in (PACKAGE, Path(sys.prefix)):
+    for path in (PACKAGE, Path(sys.prefix), Path(contextlib.__file__).parent):
         if privileges.out_of_reach(path):
             needed.setdefault("cap_dac_read_search", []).append(f"our own code: {path}")
             break

@@ -49,7 +49,7 @@ from audisp.sources.unix import UnixSource
 if TYPE_CHECKING:
     from audisp.collector.network import Opened
 
-BLOCKS_ALONE: Final = frozenset({"log", "syslog", "af_unix", "stdout", "output"})
+BLOCKS_ALONE: Final = frozenset({"log", "syslog", "af_unix", "stdout", "output", "remote"})
 """Bundled plugins: none of them wants events."""
 AUDITD_PID_FILE: Final = Path("/run/auditd.pid")
 """auditd's pid file; ours too when we stand in its place in the background."""
@@ -348,7 +348,8 @@ def _needed(plan: Plan) -> dict[str, list[str]]:
         need("cap_chown", "log: log_group")
         need("cap_fowner", "log: mode of a log that another wrote")
     # Else `sudo make run` in somebody's home folder would find neither its plugins nor the capture.
-    for path in (PACKAGE, conf_folder(), Path(sys.prefix)):
+    # Python's own modules lie elsewhere than a virtual environment, and some are loaded late.
+    for path in (PACKAGE, conf_folder(), Path(sys.prefix), Path(os.__file__).parent):
         if privileges.out_of_reach(path):
             need("cap_dac_read_search", f"our own code: {path} is closed to uid {os.geteuid()}")
             break
