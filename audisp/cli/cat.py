@@ -27,6 +27,9 @@ from audisp.sources.compressed import Damaged, LogReader, open_log
 OK, NOTHING, TROUBLE = 0, 1, 2
 """Exit status: events were written; there were none; a file could not be read, or not to its end."""
 STDIN: Final = "-"
+HELD_BACK: Final = 4_096
+"""Bytes of an event that is not complete at the end of a piece that are looked at again with the next one: a dozen
+records. With a line that has no end yet they are less than what is allowed to wait, MAX_RECORD."""
 
 Write = Callable[[bytes], None]
 Pick = Callable[[Batch], Batch | None]
@@ -73,6 +76,7 @@ class Catting:
         self._write = write
         self._pick = pick
         self._verbatim = getattr(shape, "name", "") == "raw"
+        self._runs: Callable[[bytes], list[Run] | None] = getattr(shape, "runs", whole_runs)
         self._assembler = Assembler("cat", RecordReader(), recorded=True, at_once=True)
         self.events = 0
         """Written, where each has to be looked at; else batches."""
@@ -112,9 +116,13 @@ class Catting:
         lines = data[:cut]
         if b"\0" in lines or longest_exceeds(lines, MAX_RECORD - 1):
             return None
-        found = whole_runs(lines)
+        found = self._runs(lines)
         if found is None:
             return None
+        if found and len(found[-1][0]) <= HELD_BACK and not self._assembler.ends(found[-1]):
+            # Most likely the next piece has the rest: then the event is never taken apart, nor put together.
+            cut -= len(found.pop()[0])
+            lines = data[:cut]
         if lines:
             self._assemble(lines, lines.count(b"\n"), found)
         return data[cut:]

@@ -262,6 +262,14 @@ class Assembler:
         if node in self._eoe or len(self._eoe) < NODES:
             self._eoe[node] = sends
 
+    def ends(self, run: Run) -> bool:
+        """Whether what this run belongs to is complete with its last record, as far as is known now."""
+        lines, node = run[:2]
+        last = lines.rfind(b"\n", 0, -1) + 1 + len(node)
+        if lines.startswith(_PROCTITLE, last):
+            return not self._eoe.get(node, not self._recorded)
+        return lines.startswith(_EOE, last) or self._ends(lines, last)
+
     # ---- the table ----
 
     def _ends(self, lines: bytes, at: int) -> bool:

@@ -9,7 +9,7 @@ ways give the same (tests/shapes/test_csv.py).
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, Generic, TypeVar
 
 from audisp.event import Event
@@ -53,8 +53,10 @@ IGNORED: Final = frozenset({b"PROCT", b"BPRM_", b"EOE m", b"MMAP ", b"CAPSE", b"
 _SOCKADDR: Final = b"SOCKADDR msg="
 _EXECVE: Final = b"EXECVE msg="
 _SYSCALL: Final = b"type=SYSCALL "
-_LOCAL: Final = b"saddr=0100"
+LOCAL: Final = b"saddr=0100"
 """AF_UNIX on a little-endian machine. Behind the NUL of its path stands whatever stood in the caller's memory."""
+_ABSOLUTE: Final = (b'"/', b"2F", b"(null)")
+"""How names begin that need no folder."""
 _NO_SESSION: Final = b"4294967295"
 
 BYTES: Final = 4 * 1024 * 1024
@@ -94,7 +96,7 @@ Target = tuple[str, str, str]
 NOTHING: Final[Target] = ("", "", "")
 
 
-_Said = tuple[C, int, bool, bool, ByteOrder | None, Target]
+Said = tuple[C, int, bool, bool, ByteOrder | None, Target]
 """A call: as the shape wants it; where its PATH is, as in `Rule`, -1 for nowhere; whether SOCKADDR is the object;
 whether it has a second one; the machine's byte order; the object that the record holds itself."""
 _Place = tuple[bytes, str, str, Target | None]
@@ -133,7 +135,7 @@ class Calls(Generic[C]):
     ) -> None:
         self._normaliser = normaliser
         self._make_call, self._safe, self._peer, self._pairs = call, safe, peer, pairs
-        self._calls: Recall[_Said[C]] = Recall()
+        self._calls: Recall[Said[C]] = Recall()
         self._heads: Recall[tuple[Call, Record]] = Recall()
         self._ids: Recall[Call] = Recall()
         self._paths: Recall[_Place] = Recall()
@@ -161,11 +163,29 @@ class Calls(Generic[C]):
         what = first[skip + mark + 18 : cut.end(1) if failed else at]
         tail = first[cut.end() :]
         text = b"%b%b %b" % (what, ids, tail)
-        shown, place, is_address, pair, order, target = self._calls.get(text) or self._call(text, what, ids, tail)
+        shown, place, is_address, pair, order, target = self._calls.get(text) or self.call(text, what, ids, tail)
+        seen = self.beside(lines[1:], skip, mark, place, pair=pair)
+        if seen is None:
+            return None
+        file, address, execve = seen
+        if file is not None:
+            target = file
+        elif address is not None and is_address:
+            target = self.address(address, order)
+        return shown, target, execve, "unset" if session == _NO_SESSION else session.decode("ascii")
+
+    def beside(
+        self, lines: list[bytes], skip: int, mark: int, place: int, *, pair: bool
+    ) -> tuple[Target | None, bytes | None, bytes | None] | None:
+        """What stands beside a SYSCALL record: the file that is its object, the body of SOCKADDR, that of EXECVE; None
+        if there is a record that is not plain.
+
+        lines: without the SYSCALL. skip, mark: lengths of the node part and of the head. place, pair: of `Said`.
+        """
         chosen: _Place | None = None
         last = address = execve = cwd = None
         at, chosen_at = 0, -1
-        for line in lines[1:]:
+        for line in lines:
             at += 1
             code = line[skip + 5 : skip + 10]
             if code == b"PATH ":
@@ -186,22 +206,22 @@ class Calls(Generic[C]):
                 execve = line[skip + mark + 17 :]
             else:
                 return None
-        if chosen is not None:
-            name, inode, kind, known = chosen
-            target = known or (self._file(name, cwd), inode, kind)
-            if pair:
-                target = target[0], self._renamed(last, cwd), target[2]
-        elif address is not None and is_address:
-            target = self._address(address, order)
-        return shown, target, execve, "unset" if session == _NO_SESSION else session.decode("ascii")
+        if chosen is None:
+            return None, address, execve
+        name, inode, kind, known = chosen
+        target = known or (self.file(name, cwd), inode, kind)
+        if pair:
+            target = target[0], self._renamed(last, cwd), target[2]
+        return target, address, execve
 
-    def _call(self, text: bytes, head: bytes, ids: bytes, tail: bytes) -> _Said[C]:
+    def call(self, text: bytes, head: bytes, ids: bytes, tail: bytes) -> Said[C]:
+        """What a SYSCALL record that was cut says. text: its parts together."""
         names = _TAIL.match(tail)
         if names is None:
             record = Record("SYSCALL", _text(text))
             call = self._normaliser.call(record)
         else:
-            call, record = self._by_parts(head, ids, names)
+            call, record = self.by_parts(head, ids, names.groups())
         said = (
             self._make_call(call, record),
             call.rule.place or -1,
@@ -212,10 +232,10 @@ class Calls(Generic[C]):
         )
         return self._calls.keep(text, said)
 
-    def _by_parts(self, head: bytes, ids: bytes, names: re.Match[bytes]) -> tuple[Call, Record]:
-        """A call whose program or key is new, but hardly what it does, and for whom."""
-        comm, exe, key, added = names.groups()
-        added = added or b""
+    def by_parts(self, head: bytes, ids: bytes, names: Sequence[bytes | None]) -> tuple[Call, Record]:
+        """A call whose program or key is new, but hardly what it does, and for whom. names: comm, exe, key as they are
+        written, and what ENRICHED format appended."""
+        comm, exe, key, added = [name or b"" for name in names]
         what = self._heads.get(head + added)
         if what is None:
             record = Record("SYSCALL", _text(head + added))
@@ -241,14 +261,16 @@ class Calls(Generic[C]):
             kind = file_kind(record.integer("mode", 8))
         if parent:
             place: _Place = _PARENT
-        elif name.startswith((b'"/', b"2F", b"(null)")):
-            place = name, inode, kind, (self._file(name, None), inode, kind)
+        elif name.startswith(_ABSOLUTE):
+            place = name, inode, kind, (self.file(name, None), inode, kind)
         else:
             place = name, inode, kind, None
         return self._paths.keep(body, place)
 
-    def _file(self, name: bytes, cwd: bytes | None) -> str:
+    def file(self, name: bytes, cwd: bytes | None) -> str:
         """The path that a raw name means. cwd: the body of the CWD record."""
+        if name.startswith(_ABSOLUTE):
+            cwd = None
         key = name if cwd is None else b"%b\n%b" % (name, cwd)
         safe = self._names.get(key)
         if safe is None:
@@ -263,10 +285,11 @@ class Calls(Generic[C]):
         if body is None or b" nametype=CREATE" not in body:
             return ""
         name = (self._paths.get(body) or self._path(body))[0]
-        return self._file(name, cwd) if name else ""
+        return self.file(name, cwd) if name else ""
 
-    def _address(self, body: bytes, byteorder: ByteOrder | None) -> Target:
-        if body.startswith(_LOCAL) and byteorder == "little":
+    def address(self, body: bytes, byteorder: ByteOrder | None) -> Target:
+        """The object that the body of a SOCKADDR record is."""
+        if body.startswith(LOCAL) and byteorder == "little":
             key = body = local_address(body)
         else:
             key = b"%b\n%b" % ((byteorder or "").encode("ascii"), body)
@@ -296,14 +319,18 @@ def single(event: Event) -> bytes | None:
 
     No row of `TYPES` names an object, or anything else, by ``pid``.
     """
-    raw = event.raw
-    if raw.count(b"\n") != 1:
+    if event.raw.count(b"\n") != 1:
         return None
     node, head = event.same
-    skip = len(node) + 5
+    return alone(event.raw, len(node), len(head))
+
+
+def alone(raw: bytes, skip: int, mark: int) -> bytes:
+    """The same of the one line of an event. skip, mark: lengths of its node part and of its head."""
+    skip += 5
     end = raw.find(b" ", skip)
     # " msg=" and what follows the stamp: a blank, or nothing.
-    at = end + 6 + len(head)
+    at = end + 6 + mark
     if raw.startswith(b"pid=", at):
         at = raw.find(b" ", at)
     return raw[skip:end] + raw[at:]

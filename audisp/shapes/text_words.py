@@ -11,6 +11,19 @@ from audisp.parse.form import terminal_safe
 from audisp.parse.sockaddr import SockAddr
 from audisp.parse.values import to_str
 
+PLAIN: Final = 0
+"""An object, or what stands for it."""
+PROGRAM: Final = 1
+"""The object is a program, and has arguments."""
+PAIR: Final = 2
+"""The second object is a file's new name."""
+BARE: Final = 3
+"""There is no object: the system call is all that is known."""
+
+Shown = tuple[int, str, str, str, str, str]
+"""A call as the sentence has it: one of the forms above; what comes before the object; what stands for one that is not
+known; what comes after it; the same without the program; the program."""
+
 LONGEST_WORD: Final = 1_024
 """Characters of one value: a path of 4,096 would push all that comes after it off every screen."""
 
