@@ -44,6 +44,7 @@ from audisp.errors import ConfigError
 from audisp.record import Block
 from audisp.sources.bad import Rejects
 from audisp.sources.contract import NETWORK, Kind, Route, SourceBooks
+from audisp.sources.memory import collect_rarely
 from audisp.tls.context import ServerContext
 from audisp.tls.keyring import KeyRing
 
@@ -73,6 +74,7 @@ class Opened:
     def take(cls, conf: CollectorConf, say: Say, held: contextlib.ExitStack) -> Self:
         """Raises ConfigError, StoreError. held: gives it all back when it is unwound."""
         _allow_files(conf, say)
+        collect_rarely()
         make_folder(conf.store_dir.parent)
         ring = key_ring(conf)
         tls = None if ring is None else context(conf, ring)

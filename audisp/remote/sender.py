@@ -263,13 +263,13 @@ class Sender:
     async def _oversee(self, watch: Watch) -> None:
         """What ends a session from our side: the brake, leaving home, the end of our input."""
         while True:
-            ring = self.brake.changed.next()
+            ring, acknowledged = self.brake.changed.next(), self.outbox.shrunk.next()
             finished = self.finishing and not self.outbox.stream.records
             if self.brake.holds or finished or not await self._is_home():
                 watch.ask_to_leave()
                 return
             with trio.move_on_after(FINISH_SECONDS if self.finishing else HOME_SECONDS):
-                await ring.wait()
+                await (acknowledged if self.finishing else ring).wait()
 
     async def _look_out(self, watch: Watch) -> Link | None:
         """On another server than the best: after `failback_time` try those before it."""

@@ -83,7 +83,7 @@ class OpenSSL:
         try:
             library = ctypes.CDLL(name, use_errno=True)
             # The same, holding the interpreter: for calls that are done before another thread could have been woken.
-            quick = ctypes.PyDLL(name)
+            quick = ctypes.PyDLL(name, use_errno=True)
         except OSError as problem:
             raise LocalTLSError(
                 "no-libssl", f"{name} cannot be loaded, and TLS needs OpenSSL 3.0 or newer (Debian: libssl3): {problem}"
@@ -149,7 +149,9 @@ class OpenSSL:
         self.set_accept_state = fast("SSL_set_accept_state", None, c_void_p)
         self.set_connect_state = fast("SSL_set_connect_state", None, c_void_p)
         self.do_handshake = slow("SSL_do_handshake", c_int, c_void_p)
-        self.read = slow("SSL_read_ex", c_int, c_void_p, c_void_p, c_size_t, POINTER(c_size_t))
+        # One record of TLS at a time, 16 KiB: some microseconds, where having the interpreter back can take many more.
+        self.read = fast("SSL_read_ex", c_int, c_void_p, c_void_p, c_size_t, POINTER(c_size_t))
+        self.write_little = fast("SSL_write_ex", c_int, c_void_p, c_void_p, c_size_t, POINTER(c_size_t))
         self.write = slow("SSL_write_ex", c_int, c_void_p, c_void_p, c_size_t, POINTER(c_size_t))
         self.shutdown = slow("SSL_shutdown", c_int, c_void_p)
         self.get_error = fast("SSL_get_error", c_int, c_void_p, c_int)

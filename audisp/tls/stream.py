@@ -27,6 +27,8 @@ RECEIVE_BYTES: Final = 65_536
 """Most bytes of one receive_some: four records of TLS. Each record costs a call, each return a turn of the loop."""
 SEND_BYTES: Final = 262_144
 """Given to libssl at once; about 0.5 ms of work, after which other tasks have a turn."""
+LITTLE_BYTES: Final = 16_384
+"""One record of TLS: not worth letting go of the interpreter for. Acknowledgements and signs of life are this short."""
 
 _Buffer = ctypes.c_char * RECEIVE_BYTES
 
@@ -172,8 +174,9 @@ class TLSStream(trio.abc.HalfCloseableStream):
                     if start:
                         await trio.lowlevel.checkpoint()
                     size = min(SEND_BYTES, len(whole) - start)
+                    write = self._library.write_little if size <= LITTLE_BYTES else self._library.write
                     # A call that could not finish is repeated with the same bytes, until they are all written.
-                    await self._until_done(self._library.write, at + start, size, self._count)
+                    await self._until_done(write, at + start, size, self._count)
             except BaseException as problem:
                 self._tear(problem, "a send was cancelled before its end")
                 raise
