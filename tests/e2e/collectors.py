@@ -124,25 +124,36 @@ class TheirRemote:
         conf.write_text("".join(f"{key} = {value}\n" for key, value in keys.items()))
         conf.chmod(0o640)
         run = f"mount --bind {conf} {REMOTE_CONF} && exec /sbin/audisp-remote"
-        self.process = subprocess.Popen(
-            ["unshare", "-m", "sh", "-c", run], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL
-        )
+        # One pipe for all its lives: what a killed one had not read, its successor reads.
+        reading, self.feed = os.pipe()
+        self._argv, self._stdin = ["unshare", "-m", "sh", "-c", run], reading
+        self.process = self._started()
+
+    def _started(self) -> subprocess.Popen[bytes]:
+        # SIGPIPE stays ignored, as in us. Otherwise 3.0.9 dies of it when it writes to a connection that was reset, and
+        # all that it had queued dies with it: its own loss, which would hide whether any is ours.
+        return subprocess.Popen(self._argv, stdin=self._stdin, stdout=subprocess.DEVNULL, restore_signals=False)
+
+    def restart(self) -> None:
+        """Killed, and started again on the same pipe."""
+        self.process.kill()
+        self.process.wait()
+        self.process = self._started()
 
     def write(self, data: bytes) -> None:
         """Feed it; waits for it to read."""
-        assert self.process.stdin is not None
         view = memoryview(data)
         while view:
-            view = view[os.write(self.process.stdin.fileno(), view) :]
+            view = view[os.write(self.feed, view) :]
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.close()
+        os.close(self.feed)
         try:
             self.process.wait(PATIENCE)
         finally:
             self.process.kill()
             self.process.wait()
+            os.close(self._stdin)

@@ -53,6 +53,9 @@ class BreakingLine:
                 near.close()
                 continue
             left = [self._chance.randrange(self._least, self._most) if self._most else 1 << 62]
+            for each in (near, far):
+                # Else each frame that comes in two pieces waits for the other end's delayed acknowledgement.
+                each.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             for one, other in ((near, far), (far, near)):
                 threading.Thread(target=self._carry, args=(one, other, left), daemon=True).start()
 
@@ -67,6 +70,8 @@ class BreakingLine:
                     break
                 left[0] -= len(data)
                 other.sendall(data)
+                # The kernel takes this back by itself. A sender that has Nagle's algorithm on waits for it.
+                one.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
         for each in (one, other):
             with contextlib.suppress(OSError):
                 each.shutdown(socket.SHUT_RDWR)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from tests.needs import missing
-from tests.soak import clocks, day, forward, fuzz, handshakes, kills, memory, native, stall, store, storms
+from tests.soak import clocks, day, forward, fuzz, handshakes, interop, kills, memory, native, stall, store, storms
 from tests.soak.result import Result
 from tests.soak.world import scratch
 
@@ -34,6 +34,7 @@ PARTS: Final[dict[str, tuple[Part, int, str]]] = {
     "clock-jumps": (clocks.clock_jumps, 60, "jumps"),
     "fuzz": (fuzz.fuzz, 1_000_000, "inputs per target"),
     "forward": (forward.forward, 100, "kills of dispatcher or collector twice over, 10,000 records each"),
+    "interop": (interop.interop, 100_000, "records each way, with Debian's auditd and audisp-remote"),
     "kill-store": (store.kill_store, 100, "kills of the collector's store"),
     "handshakes": (handshakes.handshakes, 10_000, "handshakes, good and bad"),
     "day": (day.day, 24, "simulated hours of assembly"),
