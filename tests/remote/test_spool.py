@@ -128,6 +128,35 @@ def test_reading_over_segments_that_are_settled_and_removed(tmp_path: Path) -> N
         chained(found)
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_settled_by_number_is_as_settled_by_reading(tmp_path: Path, seed: int) -> None:
+    """Whatever was read before, and over segments and restarts: records, position and what comes next agree."""
+    chance = random.Random(seed)
+    spool = stream(tmp_path / "s", 2_000_000)
+    spool.open()
+    number = settled = 1
+    for _ in range(150):
+        if chance.random() < 0.5:
+            count = chance.randrange(1, 120)
+            put(spool, heavy(number, count))
+            number += count
+        if chance.random() < 0.4:
+            assert spool.front() is not None or settled == number
+        if chance.random() < 0.5:
+            upto = chance.randrange(settled, number + 1)
+            assert spool.settle_to(upto) == upto - settled
+            settled = upto
+        if chance.random() < 0.1:
+            spool.close()
+            spool.open()
+        assert (spool.records, spool.position, spool.next_record) == (number - settled, settled, number)
+        front = spool.front() if chance.random() < 0.3 else None
+        if front is not None:
+            assert front[0] == numbers_in(front[1])[0] == settled
+        assert spool.findings.lost == 0
+    spool.close()
+
+
 def test_the_oldest_segment_makes_room(tmp_path: Path) -> None:
     with stream(tmp_path / "s") as spool:
         number = 1
