@@ -257,10 +257,11 @@ def _unread() -> int:
 def _status(folder: Path, *, as_json: bool, watch: bool) -> int:
     from audisp.dispatch.control import ask
     from audisp.dispatch.summary import duration, ledger_table
+    from audisp.remote.look import add_senders
 
     try:
         while True:
-            snapshot = ask(folder, "status")
+            snapshot = add_senders(ask(folder, "status"))
             if as_json:
                 text = json.dumps(snapshot)
             else:

@@ -14,6 +14,7 @@ import fcntl
 import os
 import resource
 import signal
+import socket
 import stat
 import sys
 from pathlib import Path
@@ -94,7 +95,9 @@ class Readiness:
         return self._fd is not None
 
     def ready(self) -> None:
-        """All is running: the parent exits 0, and the terminal is let go of (stderr becomes /dev/null)."""
+        """All is running: the parent exits 0, and the terminal is let go of (stderr becomes /dev/null). A service
+        manager that waits for it (systemd's Type=notify) is told."""
+        notify(b"READY=1")
         if self._fd is not None:
             _null_to(2)
             self._tell(0)
@@ -110,6 +113,17 @@ class Readiness:
         with contextlib.suppress(BrokenPipeError):  # the caller was killed: it need not know
             os.write(fd, bytes([code & 0xFF]))
         os.close(fd)
+
+
+def notify(text: bytes) -> None:
+    """Tell the service manager, if one wants to be told (sd_notify(3)). Whether it hears it is no concern of ours."""
+    address = os.fsencode(os.environ.get("NOTIFY_SOCKET", ""))
+    if not address.startswith((b"/", b"@")):
+        return
+    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+        # It never waits: the manager may be the one who waits for us.
+        sock.setblocking(False)
+        sock.sendto(text, b"\0" + address[1:] if address.startswith(b"@") else address)
 
 
 def in_foreground() -> Readiness:

@@ -466,6 +466,8 @@ class Engine:
                 "state": runner.state,
                 "kind": "child" if entry.conf.command else "in-process",
                 "program": entry.conf.command[0] if entry.conf.command else entry.conf.plugin,
+                "arguments": list(entry.conf.command[1:]) if entry.conf.command else [],
+                "user": entry.conf.user,
                 "pids": runner.pids(),
                 "restarts": runner.restarts.total,
                 "required": entry.intake.required,

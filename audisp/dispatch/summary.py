@@ -85,12 +85,22 @@ def ledger_table(snapshot: dict[str, Any]) -> str:
         if plugin["redelivered"]:
             words.append(f"offered again {plugin['redelivered']:,}")
         words += [f"{key.replace('_', ' ')} {value:,}" for key, value in sorted(plugin["counters"].items())]
-        words += [f"{key}: {value}" for key, value in plugin["detail"].items()]
+        if "sender" not in plugin or plugin["kind"] == "child":
+            # What a sender within this process says of itself stands in a table of its own.
+            words += [f"{key}: {value}" for key, value in plugin["detail"].items()]
         if words:
             notes.append(f"{name}: {', '.join(words)}")
     lines.append("")
     head = ["plugin", "state", "offered", "delivered", "dropped", "quarantined", "waiting", "queue", "restarts"]
     lines += _table(head, rows)
+    senders = {name: plugin["sender"] for name, plugin in snapshot["plugins"].items() if "sender" in plugin}
+    known = {name: sender for name, sender in senders.items() if not sender["error"]}
+    if known:
+        head = ["sender", "server", "protocol", "sent", "waiting", "oldest", "lost"]
+        rows = [_sender_row(name, sender) for name, sender in known.items()]
+        lines += ["", *_table(head, rows)]
+    for name, sender in senders.items():
+        notes += [f"{name}: {words}" for words in _sender_notes(sender)]
     own = snapshot["own_activity"]
     if own["of"]:
         notes.append(f"own activity: {own['records']:,} of {own['of']:,} system calls, {own['percent']} % lately")
@@ -99,3 +109,45 @@ def ledger_table(snapshot: dict[str, Any]) -> str:
     if notes:
         lines += ["", *(terminal_safe(note) for note in notes)]
     return "\n".join(lines)
+
+
+def _sender_row(name: str, sender: dict[str, Any]) -> list[str]:
+    def count(key: str) -> str:
+        return "?" if sender[key] is None else f"{sender[key]:,}"
+
+    oldest = sender["oldest_seconds"]
+    return [
+        terminal_safe(name),
+        terminal_safe(sender["server"] or "none"),
+        terminal_safe(sender["protocol"] or "none"),
+        count("sent"),
+        count("waiting"),
+        "-" if oldest is None else f"{oldest:.1f} s" if oldest < 60 else duration(oldest),
+        count("lost"),
+    ]
+
+
+def _sender_notes(sender: dict[str, Any]) -> list[str]:
+    """What deserves a word of a sender."""
+    if sender["error"]:
+        return [f"nothing is known of what it has sent: {sender['error']}"]
+    words = []
+    if sender["stale"]:
+        age = duration(sender["state_seconds"])
+        words.append(f"{sender['state_file']} was written {age} ago, by pid {sender['pid'] or '?'}: it may not hold")
+    if sender["server"] is None:
+        words.append(f"not connected: {sender['problem'] or 'it has just begun to try'}")
+    if sender["held"]:
+        words.append(f"does not send: {sender['held']}")
+    if sender["trouble"]:
+        words.append(f"the server has trouble: {sender['trouble']}")
+    if sender["spool_error"]:
+        words.append(f"its spool: {sender['spool_error']}")
+    for key, what in (
+        ("unstored", "records are on their way to its spool"),
+        ("damaged", "records were lost by its disk"),
+        ("known", "records came again after a crash, and had been stored"),
+    ):
+        if sender[key]:
+            words.append(f"{sender[key]:,} {what}")
+    return words

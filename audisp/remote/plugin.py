@@ -151,18 +151,10 @@ class Forwarder:
         self.sender.wake()
 
     def view(self) -> Mapping[str, str]:
-        """For status."""
-        watch, stream = self.sender.watch, self._outbox.stream
-        return {
-            "server": str(watch.server) if watch is not None else f"none ({self.sender.problem or 'connecting'})",
-            "protocol": (watch.protocol or "none") if watch is not None else "none",
-            "sent": f"{self._outbox.sent:,}",
-            "spooled": f"{stream.records:,} records, {stream.bytes:,} bytes",
-            "oldest": "none" if self._age is None or not stream.records else f"{self._age:.1f} s",
-            "lost": f"{self.inside.lost:,}",
-            "known again": f"{self.inside.known:,}",
-            "spool": self.inside.error or "well",
-        }
+        """For status, in the words of the state file."""
+        suspended = "yes" if self._brake.suspended else "no"
+        known = {"suspend": suspended, "known": str(self.inside.known)}
+        return known | state.about(self.sender, self.inside, self._age)
 
 
 @asynccontextmanager

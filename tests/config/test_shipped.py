@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import configparser
 import re
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
 
+from audisp.collector.network import SPARE_FILES
 from audisp.config import audispd, auditd, plugins
 from audisp.config.auditd import KEYS
+from audisp.config.collector import CollectorConf
+from audisp.dispatch.daemonize import OOM_NEVER
 from audisp.dispatch.host import load_type
+from audisp.remote.plugin import RemoteSettings
 from tests.needs import ROOT
 
 CONF = ROOT / "conf"
@@ -66,11 +72,12 @@ def test_plugins_d(shipped: Path) -> None:
         "local-syslog",
         "network-syslog",
         "output",
+        "remote",
         "stdout",
         "syslog",
     ]
     assert not any(conf.active for conf in confs)
-    assert {conf.plugin for conf in confs} == {"af_unix", "output", "syslog", "stdout", None}
+    assert {conf.plugin for conf in confs} == {"af_unix", "output", "remote", "syslog", "stdout", None}
     assert {path.suffix for path in (shipped / "plugins.d").iterdir()} == {".conf", ".audisp"}
 
 
@@ -86,6 +93,51 @@ def test_each_plugin_s_own_keys(shipped: Path, name: str) -> None:
     assert conf.active
     assert conf.plugin is not None
     assert plugins.settings_of(conf, load_type(conf.plugin).config)
+
+
+def test_the_plugin_remote(shipped: Path) -> None:
+    """Its one key leads to another file, which has to be there."""
+    conf = shipped / "audisp-remote.conf"
+    conf.write_text(conf.read_text().replace("# remote_server = ", "remote_server = "))
+    path = shipped / "plugins.d" / "remote.audisp"
+    text = re.sub(r"^#(config = )/etc/audit", rf"\1{shipped}", path.read_text(), flags=re.M)
+    path.write_text(text.replace("active = no", "active = yes"))
+    confs, errors = plugins.scan(shipped / "plugins.d")
+    assert errors == []
+    (found,) = [each for each in confs if each.name == "remote"]
+    assert found.active
+    settings = plugins.settings_of(found, RemoteSettings)
+    assert settings == RemoteSettings(config=conf)
+    assert settings.files() == [conf]
+
+
+def test_the_collector_s_unit() -> None:
+    """What it allows is enough for what the shipped configuration asks for."""
+    unit = configparser.ConfigParser(strict=False, interpolation=None)
+    unit.read_string((CONF / "audisp-collector.service").read_text())
+    service = unit["Service"]
+    conf = CollectorConf()
+    assert int(service["LimitNOFILE"]) >= conf.max_connections + SPARE_FILES
+    assert float(service["TimeoutStopSec"]) > conf.drain_timeout
+    assert service["ExecStart"].split() == ["/usr/local/bin/audisp-collector", "-f"]
+    assert f"/run/{service['RuntimeDirectory']}" == str(conf.runtime_dir)
+    assert f"/var/lib/{service['StateDirectory']}" == str(conf.state_dir)
+    assert unit["Unit"]["RequiresMountsFor"] == str(conf.store_dir)
+    assert int(service["OOMScoreAdjust"]) == OOM_NEVER
+
+
+@pytest.mark.parametrize("name", ["audispd", "audisp-collector"])
+def test_systemd_takes_the_unit(tmp_path: Path, name: str) -> None:
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("needs systemd-analyze (package systemd)")
+    # It looks for the program, which is not installed where the unit says.
+    text = (CONF / f"{name}.service").read_text()
+    path = tmp_path / f"{name}.service"
+    path.write_text(re.sub(r"^ExecStart=\S+", "ExecStart=/bin/true", text, flags=re.M))
+    done = subprocess.run(["systemd-analyze", "verify", str(path)], capture_output=True, text=True, timeout=60)
+    said = [line for line in (done.stdout + done.stderr).splitlines() if name in line]
+    assert said == []
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_conf_file_holds_only_what_auditd_knows() -> None:
