@@ -2,8 +2,8 @@
 audisp-collector, each on a configuration of its own, in the scratch folder.
 
 What is measured begins when both do nothing, ours in connection (the C program connects at its first record), with the
-start of `cat FILE` into the sender's pipe, and ends with the sender's own end, which comes after the last
-acknowledgement.
+start of `cat FILE` into the sender's pipe, and ends when the sender ends its connection, which it does after the last
+acknowledgement; with the C program that is its own end. CPU is counted up to the sender's own end.
 """
 
 from __future__ import annotations
@@ -33,6 +33,10 @@ THEIR_CONF: Final = "/etc/audit/audisp-remote.conf"
 START_LIMIT: Final = 20.0
 RUN_LIMIT: Final = 600.0
 STOP_LIMIT: Final = 30.0
+LOOK_SECONDS: Final = 0.005
+"""Between two looks whether a connection is still there."""
+ESTABLISHED: Final = "01"
+"""In /proc/net/tcp."""
 
 CLIENT: Final[dict[str, object]] = {
     "remote_server": "127.0.0.1",
@@ -151,11 +155,10 @@ class Measured:
         }
 
 
-def feed(sender: Program, pipe: int, log: Path, receiver: int) -> tuple[float, float, float, float]:
-    """`cat` into the sender's pipe, until the sender has ended: seconds, its CPU, its peak MiB, the receiver's CPU.
-
-    pipe: the writing end, closed when this returns.
-    """
+def feed(sender: Program, pipe: int, log: Path, receiver: int, port: int) -> tuple[float, float, float, float]:
+    """`cat` into the sender's pipe: seconds until it has ended its connection to the port (itself, if it has none yet),
+    its CPU up to its own end, its peak MiB, and the receiver's CPU. pipe: the writing end, closed when this returns."""
+    link = _connection(sender.pid, port)
     at_receiver, at_sender = process_seconds(receiver), process_seconds(sender.pid)
     began = time.monotonic()
     try:
@@ -163,14 +166,41 @@ def feed(sender: Program, pipe: int, log: Path, receiver: int) -> tuple[float, f
     finally:
         os.close(pipe)
     try:
+        gone = _when_gone(*link, began + RUN_LIMIT) if link is not None else 0.0
         life, peak = sender.end(RUN_LIMIT)
-        seconds = time.monotonic() - began
+        seconds = (gone or time.monotonic()) - began
     finally:
         cat.kill()
         cat.wait()
     if sender.process.returncode:
         raise RuntimeError(f"{sender.name} ended with {sender.process.returncode}: {sender.said()}")
     return seconds, life - at_sender, peak, process_seconds(receiver) - at_receiver
+
+
+def _connection(pid: int, port: int) -> tuple[Path, str] | None:
+    """The descriptor by which a process is in connection with this port of 127.0.0.1, and what it is a link to; None if
+    it is not."""
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        words = line.split()
+        if words[3] == ESTABLISHED and int(words[2].rpartition(":")[2], 16) == port:
+            for path in Path(f"/proc/{pid}/fd").iterdir():
+                if os.readlink(path) == f"socket:[{words[9]}]":
+                    return path, f"socket:[{words[9]}]"
+    return None
+
+
+def _when_gone(path: Path, target: str, deadline: float) -> float:
+    """Wait until that is no such link any more; the time (time.monotonic). TimeoutError."""
+    while time.monotonic() < deadline:
+        try:
+            if os.readlink(path) != target:
+                break
+        except OSError:
+            break
+        time.sleep(LOOK_SECONDS)
+    else:
+        raise TimeoutError("the sender is still in connection")
+    return time.monotonic()
 
 
 def theirs(place: Place, log: Path) -> Measured:
@@ -196,7 +226,7 @@ def theirs(place: Place, log: Path) -> Measured:
         auditd = running.enter_context(Daemon(folder, [AUDITD], owner=False, port=port))
         sender, pipe = _on_pipe(running, ["unshare", "-m", "sh", "-c", run], folder)
         cpu_quiet([sender.pid, auditd.pid])
-        seconds, cpu, peak, receiver = feed(sender, pipe, log, auditd.pid)
+        seconds, cpu, peak, receiver = feed(sender, pipe, log, auditd.pid, port)
         receiver_peak = auditd.peak_mib()
     with open(auditd.log, "rb") as file:
         arrived = sum(not line.startswith(b"type=DAEMON_") for line in file)
@@ -252,7 +282,7 @@ def ours(place: Place, log: Path, relay_ms: int | None = None) -> Measured:
         sender, pipe = _on_pipe(running, argv, folder)
         wait_for("audisp-remote to connect", lambda: sender.runs() and _says(state, sender.pid), START_LIMIT)
         cpu_quiet([sender.pid, server.pid])
-        seconds, cpu, peak, receiver = feed(sender, pipe, log, server.pid)
+        seconds, cpu, peak, receiver = feed(sender, pipe, log, server.pid, at)
         receiver_peak = memory_mib(server.pid)
     return Measured(seconds, cpu, receiver, peak, receiver_peak, _stored(folder))
 
