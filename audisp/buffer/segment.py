@@ -47,6 +47,10 @@ MAX_FRAME_PLAIN: Final = 1 << 20
 MAX_FRAME_HEAD: Final = 1 << 16
 """Most bytes of a frame's msgpack header. The books of a few hundred plugins take about 20 KiB."""
 
+MAX_SENDER_HEAD: Final = MAX_FRAME_HEAD - 2_048
+"""Most bytes of the header of a frame that is made anew. A collector keeps it whole inside the header of its own frame,
+and has the rest for what it adds: nothing is written into a spool that no collector could store."""
+
 MAX_FRAME_PACKED: Final = MAX_FRAME_PLAIN + (MAX_FRAME_PLAIN >> 8) + 64
 """Most bytes of a frame's compressed records: what ZSTD_compressBound gives for incompressible input of that size."""
 
@@ -239,8 +243,8 @@ def encode_frame(frame: Frame, mark: bytes, packing: zstandard.ZstdCompressor | 
     if wrong:
         raise ValueError(f"frame header: {wrong}")
     head: bytes = msgpack.packb(fields)
-    if len(head) > MAX_FRAME_HEAD:
-        raise ValueError(f"frame header of {len(head)} bytes, at most {MAX_FRAME_HEAD} fit")
+    if len(head) > MAX_SENDER_HEAD:
+        raise ValueError(f"frame header of {len(head)} bytes, at most {MAX_SENDER_HEAD} fit")
     packed = (packing or packer()).compress(frame.data) if frame.data else b""
     body = head + packed
     prefix = _PREFIX.pack(mark, len(head), len(packed), len(frame.data), zlib.crc32(body))

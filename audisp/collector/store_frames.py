@@ -25,6 +25,7 @@ from audisp.buffer.segment import (
     MAX_FRAME_HEAD,
     MAX_FRAME_PLAIN,
     MAX_IDENTITY,
+    MAX_SENDER_HEAD,
     PREFIX_BYTES,
     DamageError,
     FrameHead,
@@ -36,11 +37,8 @@ from audisp.collector.store_streams import PLAIN_PREFIX, Stream, StreamKey, bina
 from audisp.errors import StoreError
 from audisp.wire.native import DATA_MARK, DataFrame, Position
 
-OWN_HEAD: Final = 2_048
+OWN_HEAD: Final = MAX_FRAME_HEAD - MAX_SENDER_HEAD
 """Bytes of a stored frame's header that are ours: an identity of 255, eight nodes of 64, hashes, numbers and keys."""
-
-MAX_SENDER_HEAD: Final = MAX_FRAME_HEAD - OWN_HEAD
-"""Longest header of a sender's frame that can be stored. The books of a few hundred plugins take a third of it."""
 
 ROW_BYTES: Final = 48 << 10
 """Rows of streams that go into one frame, about: what a header takes, with room for one row more."""

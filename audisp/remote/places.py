@@ -19,6 +19,11 @@ STRETCHES: Final = 32
 size (auditd's least is 1 MiB) fills no queue of 16 MiB by more."""
 SOURCES: Final = 64
 """More than a configuration names. One that is named no more goes when others are new."""
+MAX_BYTES: Final = 48 << 10
+"""Of all of it in the books, about: the rest of a frame's header has to fit beside it (MAX_SENDER_HEAD), and a source
+is named by a path. 64 logs with names of 100 bytes have room."""
+_PAIR_BYTES: Final = STRETCH_BYTES + 11
+"""A stretch and its number, packed."""
 
 
 class Places:
@@ -55,12 +60,16 @@ class Places:
             return
         stretches = self._of.pop(block.source, {})
         self._of[block.source] = stretches
-        if len(self._of) > SOURCES:
-            del self._of[next(iter(self._of))]
         stretches.pop(place.stretch, None)
         stretches[place.stretch] = place.end
         if len(stretches) > STRETCHES:
             del stretches[next(iter(stretches))]
+        while len(self._of) > 1 and (len(self._of) > SOURCES or self._bytes() > MAX_BYTES):
+            del self._of[next(iter(self._of))]
+
+    def _bytes(self) -> int:
+        named = ((source.encode("utf-8", "surrogateescape"), stretches) for source, stretches in self._of.items())
+        return sum(len(name) + 8 + len(stretches) * _PAIR_BYTES for name, stretches in named)
 
     def with_(self, block: Block) -> dict[str, list[bytes | int]]:
         """For the books of the frame that the block goes into."""

@@ -19,10 +19,10 @@ from audisp.buffer.segment import (
     ANCHOR,
     MARK_BYTES,
     MAX_FRAME,
-    MAX_FRAME_HEAD,
     MAX_FRAME_PACKED,
     MAX_FRAME_PLAIN,
     MAX_NUMBER,
+    MAX_SENDER_HEAD,
     PREFIX_BYTES,
     DamageError,
     Frame,
@@ -159,7 +159,7 @@ class FrameReader:
         kind = int.from_bytes(mark[len(SIGNATURE) :], "little")
         prefix = Prefix(kind, head, packed, plain, crc)
         if kind == FrameType.DATA:
-            fits = head <= MAX_FRAME_HEAD and packed <= MAX_FRAME_PACKED and plain <= MAX_FRAME_PLAIN
+            fits = head <= MAX_SENDER_HEAD and packed <= MAX_FRAME_PACKED and plain <= MAX_FRAME_PLAIN
         else:
             fits = head <= MAX_CONTROL and not packed and not plain
         if not fits:

@@ -23,6 +23,7 @@ from audisp.buffer.segment import (
     MAX_FRAME_PACKED,
     MAX_FRAME_PLAIN,
     MAX_NUMBER,
+    MAX_SENDER_HEAD,
     PREFIX_BYTES,
     DamageError,
     Frame,
@@ -459,7 +460,7 @@ def test_any_bytes_give_damage_or_nothing(data: bytes) -> None:
         ({"previous": b""}, "hash"),
         ({"first": -1}, "out of range"),
         ({"books": {"x": 0.5}}, "type float"),
-        ({"books": {"x": "y" * MAX_FRAME_HEAD}}, "at most 65536"),
+        ({"books": {"x": "y" * MAX_SENDER_HEAD}}, "at most 63488"),
         ({"books": {3: 4}}, "no string"),
     ],
 )

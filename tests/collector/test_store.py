@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import attrs
+import msgpack  # type: ignore[import-untyped]  # the package ships no types
 import pytest
 
-from audisp.buffer.segment import ANCHOR, MAX_FRAME_PLAIN, Frame
+from audisp.buffer.segment import ANCHOR, MAX_FRAME_PLAIN, MAX_SENDER_HEAD, Frame
 from audisp.collector.chain import Verdict, verify
 from audisp.collector.reading import Reader
 from audisp.collector.store import GROUP_BYTES, Findings, Numbered, Policy, Refused, Store, StreamKey, Unnumbered
-from audisp.collector.store_frames import MAX_SENDER_HEAD, address_identity
+from audisp.collector.store_frames import address_identity, assemble
 from audisp.collector.store_look import MAX_NODES
 from audisp.collector.store_streams import MAX_STREAMS
 from audisp.errors import StoreError
@@ -180,11 +181,22 @@ def test_data_that_are_no_lines(folder: Path, data: bytes) -> None:
         assert store.streams("web1")[0].next == 2
 
 
+def too_long(item: Numbered) -> Numbered:
+    """The same with a header that is one byte too long, which no sender of ours makes and the listener refuses."""
+    fields = msgpack.unpackb(item.frame.header)
+    room = MAX_SENDER_HEAD + 1 - len(item.frame.header) - len(msgpack.packb("fill")) - 3
+    fields["books"]["fill"] = "x" * room
+    head = msgpack.packb(fields)
+    assert len(head) == MAX_SENDER_HEAD + 1
+    raw, _ = assemble(head, item.frame.packed, item.frame.plain, DATA_MARK)
+    return attrs.evolve(item, frame=DataFrame.read(raw))
+
+
 def test_a_header_that_leaves_no_room_for_ours(folder: Path) -> None:
     host, long = Host("one"), Host("x" * 255)
     with Store(folder) as store:
         with pytest.raises(Refused, match="frame header"):
-            store.append(host.item(books={"fill": "x" * MAX_SENDER_HEAD}))
+            store.append(too_long(host.item()))
         host = Host("one")
         short = len(Host("one").item(books={"fill": "x" * 60_000}).frame.header) - 60_000
         largest = {"fill": "x" * (MAX_SENDER_HEAD - short)}

@@ -6,8 +6,11 @@ from typing import Any
 
 import pytest
 
+from audisp.buffer.segment import ANCHOR, Frame
 from audisp.record import Block, Place, join
-from audisp.remote.places import KEY, SOURCES, STRETCHES, Places
+from audisp.remote.books import SHIFT
+from audisp.remote.places import KEY, MAX_BYTES, SOURCES, STRETCHES, Places
+from audisp.wire.native import DataFrame
 from tests.dispatch.intakes import block
 
 LOG, NEXT = b"stretch1", b"stretch2"
@@ -77,6 +80,23 @@ def test_sources_are_bounded() -> None:
     assert len(places.view()) == SOURCES
     assert places.new_of(placed(1, 3, source="follow:/0")) is not None
     assert places.new_of(placed(1, 3, source="follow:/1")) is None
+
+
+@pytest.mark.parametrize("name", ["follow:/" + "n" * 92, "follow:/" + "n" * 4_088])
+def test_a_frame_whose_books_hold_all_of_it_can_be_sent_and_stored(name: str) -> None:
+    """Sources and stretches at their bounds, and numbers as long as they get."""
+    last = (1 << 63) - 1_000
+    places = after(
+        *(
+            Block(b"x\n", 1, f"{source:02d}{name[2:]}", 0.0, place=Place(b"%08d" % stretch, last))
+            for source in range(SOURCES)
+            for stretch in range(STRETCHES)
+        )
+    )
+    view = places.view()
+    assert len(view) == (SOURCES if len(name) == 100 else MAX_BYTES // (len(name) + 8 + STRETCHES * 19))
+    books = {"lost": last, SHIFT: last, KEY: view}
+    DataFrame.make(Frame(last, 1, name, books, ANCHOR, last, b"x\n"))  # refuses what no collector could store
 
 
 def test_a_part_of_a_block_has_the_place_of_its_end() -> None:

@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from audisp.buffer.segment import (
     ANCHOR,
     MAX_FRAME,
-    MAX_FRAME_HEAD,
     MAX_FRAME_PACKED,
     MAX_FRAME_PLAIN,
     MAX_NUMBER,
+    MAX_SENDER_HEAD,
     PREFIX_BYTES,
     DamageError,
     Frame,
@@ -174,8 +174,8 @@ def test_every_flipped_bit_of_a_control_frame_is_seen() -> None:
 @pytest.mark.parametrize(
     ("kind", "sizes", "fits"),
     [
-        (FrameType.DATA, (MAX_FRAME_HEAD, MAX_FRAME_PACKED, MAX_FRAME_PLAIN), True),
-        (FrameType.DATA, (MAX_FRAME_HEAD + 1, 0, 0), False),
+        (FrameType.DATA, (MAX_SENDER_HEAD, MAX_FRAME_PACKED, MAX_FRAME_PLAIN), True),
+        (FrameType.DATA, (MAX_SENDER_HEAD + 1, 0, 0), False),
         (FrameType.DATA, (1, MAX_FRAME_PACKED + 1, 1), False),
         (FrameType.DATA, (1, 1, MAX_FRAME_PLAIN + 1), False),
         (FrameType.HELLO, (MAX_CONTROL, 0, 0), True),
