@@ -6,8 +6,8 @@ called from one thread at a time; the counters may be read from any thread. What
 - A record's number is given once; only numbers cut off with a torn tail, which nobody was told are safe, are given
   again. What `advance` acknowledged is not offered again after kill -9, and after power loss only where the last
   cursor write had not reached the disk: at least once.
-- What `sync` returned for is on disk. What was not synced when the machine died may be gone; the torn rest is cut and
-  counted at the next open.
+- What `sync` returned for is on disk, and so is what `open` found. What was not synced when the machine died may be
+  gone; the torn rest is cut and counted at the next open.
 - A failed write leaves nothing half written. A failed sync ends writing until the spool is opened anew, because the
   kernel forgets such an error once it has told it, and a second fdatasync would say that all is well.
 - Damage costs the damaged frame alone, is counted in records, and never stops what stands behind it.
@@ -144,7 +144,8 @@ class Spool:
         """Take the folder (made if missing, mode 0700) and its lock, and look through all segments.
 
         Cuts torn tails and sets unusable files aside; `findings` says so. StoreError if the folder is not private, is
-        a symlink, is in use by another process, or cannot be read or written. Reads every byte, decompresses none.
+        a symlink, is in use by another process, or cannot be read or written. Reads every byte, decompresses none, and
+        syncs what it found.
         """
         if self._opened is not None:
             raise StoreError(f"{self.path}: is open already")
@@ -155,9 +156,21 @@ class Spool:
             self._cursor = Cursor(self._folder, self.path)
             stack.callback(self._cursor.close)
             self._take(Scan(self._folder, self.path, self._cursor))
+            self._sync_found()
             stack.callback(self._stop_writing)
             stack.callback(self._stop_reading)
             self._opened = stack.pop_all()
+
+    def _sync_found(self) -> None:
+        """What is there is on disk from here on: a killed process may have left it in the page cache alone, where a
+        frame is found as well, and `synced` counts it. A file that is clean costs next to nothing."""
+        for segment in self._segments:
+            file = open_file(self._folder, segment.name, os.O_RDONLY, self.path)
+            try:
+                os.fdatasync(file)
+            finally:
+                os.close(file)
+        os.fsync(self._folder)
 
     def close(self) -> None:
         """Sync, store the cursor, let go of the folder. Nothing if not open. StoreError if syncing failed."""

@@ -3,7 +3,7 @@
 Numbers are the spool's: a record's number is given once. What holds beside the spool's own promises:
 
 - Nothing is given out to be sent that is not on disk (`synced`), so that a number that a server has seen names that
-  record for ever, also after power failure. What a killed process left in the page cache is synced at open.
+  record for ever, also after power failure.
 - Frames are read with descriptors of their own, so that sending and storing do not wait for each other.
 - The books outlive the frames: what a sender must not forget (what it lost, how far it has each source) is kept in a
   file of its own when the last frame is removed.
@@ -53,17 +53,11 @@ class Stream(Spool):
         return self._spool
 
     def open(self) -> None:
-        """As Spool.open; and what is there is on disk when this returns."""
+        """As Spool.open; with the books kept when the last frame went."""
         super().open()
         with self._said():
             if not self.books:
                 self.books = kept_books(self._folder, self.path)
-            for segment in self._segments:
-                file = open_file(self._folder, segment.name, os.O_RDONLY, self.path)
-                try:
-                    os.fdatasync(file)
-                finally:
-                    os.close(file)
 
     def note(self, books: Mapping[str, Any]) -> None:
         """Have these be the books, though no frame says so yet; on disk, if there is no frame at all. StoreError."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import re
@@ -45,6 +46,35 @@ def test_torn_tail_at_every_byte_of_the_last_frame(make_spool: Callable[..., Spo
     with Spool(spool_folder, max_bytes=MIB, min_free=0) as spool:
         assert drain(spool) == [1, 2, 3, 40, 41]
         assert spool.findings == Findings()
+
+
+def test_what_a_killed_process_left_in_memory_is_synced_before_it_counts_as_that(
+    make_spool: Callable[..., Spool], spool_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if os.fork() == 0:
+        spool = make_spool()
+        spool.append([block(1, 3)], {})
+        os._exit(0)  # neither synced nor closed, as after SIGKILL
+    os.wait()
+    (file,) = segments(spool_folder)
+    real, done = os.fdatasync, list[int]()
+
+    def sync(descriptor: int) -> None:
+        done.append(os.fstat(descriptor).st_ino)
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fdatasync", sync)
+    spool = make_spool()
+    assert (spool.records, spool.synced) == (3, 4)
+    assert file.stat().st_ino in done
+    spool.close()
+
+    def fail(descriptor: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "fdatasync", fail)
+    with pytest.raises(StoreError, match="Input/output error"):
+        make_spool()
 
 
 @pytest.mark.parametrize("size", [0, 1, HEADER_BYTES - 1])
