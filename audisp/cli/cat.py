@@ -4,6 +4,7 @@ it reads, assembles, renders, and writes in large pieces."""
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import stat
 import sys
@@ -13,7 +14,7 @@ from typing import Final
 
 from audisp.config.grammar import shown
 from audisp.errors import AudispError
-from audisp.event import Batch, Run, whole_runs
+from audisp.event import Batch, Run, count_lines, whole_runs
 from audisp.parse.assemble import Assembler
 from audisp.parse.form import longest_exceeds, terminal_safe
 from audisp.parse.frames import FrameReader, sniff
@@ -27,6 +28,9 @@ from audisp.sources.compressed import Damaged, LogReader, open_log
 OK, NOTHING, TROUBLE = 0, 1, 2
 """Exit status: events were written; there were none; a file could not be read, or not to its end."""
 STDIN: Final = "-"
+COLLECT: Final = (20_000, 20, 10)
+"""Thresholds of the garbage collector (gc module). What reading makes holds no circles, and all that is remembered
+would be looked through again and again: a tenth of the time where nothing comes twice."""
 HELD_BACK: Final = 4_096
 """Bytes of an event that is not complete at the end of a piece that are looked at again with the next one: a dozen
 records. With a line that has no end yet they are less than what is allowed to wait, MAX_RECORD."""
@@ -124,7 +128,7 @@ class Catting:
             cut -= len(found.pop()[0])
             lines = data[:cut]
         if lines:
-            self._assemble(lines, lines.count(b"\n"), found)
+            self._assemble(lines, count_lines(lines), found)
         return data[cut:]
 
     def _assemble(self, data: bytes, records: int, found: list[Run] | None = None) -> None:
@@ -194,6 +198,7 @@ def cat(files: list[str], shape: Shape, *, head: bytes = b"", pick: Pick | None 
 
     Raises OutputError or BrokenPipeError if nothing can be written any more.
     """
+    gc.set_threshold(*COLLECT)
     sink = Sink(standard_output())
     status = OK
     catting = Catting(shape, sink.write, pick)

@@ -27,7 +27,7 @@ from typing import Final
 
 import attrs
 
-from audisp.event import INCOMPLETE, LATE, NO_STAMP, TIMED_OUT, Batch, Run, runs
+from audisp.event import INCOMPLETE, LATE, NO_STAMP, TIMED_OUT, Batch, Run, count_lines, runs
 from audisp.parse.record import RecordReader
 from audisp.parse.types import type_number
 from audisp.record import Block
@@ -341,7 +341,7 @@ class Assembler:
 
     def _batch(self, out: _Out, arrived: float) -> Batch:
         data = b"".join([run[0] for run in out.runs])
-        records = data.count(b"\n")
+        records = count_lines(data)
         self.counts.records_out += records
         self.counts.events += len(out.runs)
         batch = Batch(data, records, self.source, arrived, self.reader, _marks(out))

@@ -139,10 +139,9 @@ class Text:
             if what and head[at + 3] == _COLON and lines.startswith(SYSCALL, len(node)):
                 form, beside, left, nothing, right, more = get(what + failed + tail) or entry(what, failed, tail)
                 if form == ADDRESS or (form != EXACT and not saddr):
-                    mark = b" msg=" + head
-                    body = rest.replace(mark, b"\n")
-                    object_, count, command = beside.get(body) or seen(beside, body, rest, len(node), len(head))
-                    if len(rest) - len(body) == (len(mark) - 1) * count:
+                    pieces = tuple(rest.split(b" msg=" + head))
+                    object_, plain, command = beside.get(pieces) or seen(beside, pieces, rest, len(node), len(head))
+                    if plain:
                         if form == ADDRESS:
                             object_ = halves.address(saddr, more[2]) if saddr else b""
                         elif form == PROGRAM_FOUND:

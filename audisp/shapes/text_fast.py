@@ -94,13 +94,16 @@ ADDRESS: Final = 2
 EXACT: Final = 3
 """Nothing is known but that such events go their way by themselves."""
 
-Seen = tuple[bytes, int, bytes]
-"""What stands beside a call: the object; the number of records, -1 if they are not plain; arguments, in brackets."""
-_NOT_PLAIN: Final[Seen] = (b"", -1, b"")
+Seen = tuple[bytes, bool, bytes]
+"""What stands beside a call: the object; whether it is plain, and the object known; arguments, in brackets."""
+_NOT_PLAIN: Final[Seen] = (b"", False, b"")
+PIECE: Final = 48
+"""Bytes that each piece of a text costs beside its own: an object's head and a pointer."""
 
 
-class Beside(dict[bytes, Seen]):
-    """What stands beside calls of one kind, by its text. place, pair: of `Said`. program: arguments are asked for."""
+class Beside(dict[tuple[bytes, ...], Seen]):
+    """What stands beside calls of one kind, by its text, cut where the stamps were. place, pair: of `Said`. program:
+    arguments are asked for."""
 
     __slots__ = ("pair", "place", "program")
 
@@ -210,26 +213,27 @@ class Halves:
 
     # ---- what stands beside it ----
 
-    def seen(self, beside: Beside, body: bytes, rest: bytes, skip: int, mark: int) -> Seen:
-        """Records beside a call that are new. body: `rest` with an LF for each `` msg=HEAD``, which no line can hold.
-        skip, mark: lengths of the node part and of the head."""
-        count = rest.count(b"\n")
-        if body.count(b"\n") != 2 * count:
-            return _NOT_PLAIN  # somebody wrote the event's own stamp into a value
-        made = self._file(beside, body, count) or self._beside_of(beside, rest, skip, mark)
+    def seen(self, beside: Beside, pieces: tuple[bytes, ...], rest: bytes, skip: int, mark: int) -> Seen:
+        """Records beside a call that are new. pieces: `rest`, cut at each `` msg=HEAD``. skip, mark: lengths of the
+        node part and of the head."""
+        body = b"\n".join(pieces)
+        if rest.count(b"\n") != len(pieces) - 1:
+            made = _NOT_PLAIN  # somebody wrote the event's own stamp into a value
+        else:
+            made = self._file(beside, body) or self._beside_of(beside, rest, skip, mark)
         if len(body) <= LONGEST:
-            self._size += len(body) + len(made[0]) + len(made[2]) + OVERHEAD
+            self._size += len(body) + PIECE * len(pieces) + len(made[0]) + len(made[2]) + OVERHEAD
             if self._size > BYTES:
                 for each in self._beside.values():
                     each.clear()
                 self._size = 0
-            beside[body] = made
+            beside[pieces] = made
         return made
 
-    def _file(self, beside: Beside, body: bytes, count: int) -> Seen | None:
+    def _file(self, beside: Beside, body: bytes) -> Seen | None:
         """What is beside a call in the kernel's order. None for any other."""
         if beside.place < 0:
-            return (b"", count, b"") if _HARMLESS.match(body) and not beside.program else None
+            return (b"", True, b"") if _HARMLESS.match(body) and not beside.program else None
         found = _FILE.match(body)
         if found is None:
             return None
@@ -245,7 +249,7 @@ class Halves:
             second = self._calls.file(new[1], cwd).encode()
             if object_ and second:
                 object_ = b"%b to %b" % (object_, second)
-        return object_, count, self._brackets(execve) if beside.program else b""
+        return object_, True, self._brackets(execve) if beside.program else b""
 
     def _beside_of(self, beside: Beside, rest: bytes, skip: int, mark: int) -> Seen:
         """Any other."""
@@ -258,7 +262,7 @@ class Halves:
             object_, second, _ = target or NOTHING
             if beside.pair and object_ and second:
                 object_ = f"{object_} to {second}"
-            made = object_.encode(), len(lines), self._brackets(execve) if beside.program else b""
+            made = object_.encode(), True, self._brackets(execve) if beside.program else b""
         return made
 
     def _brackets(self, execve: bytes | None) -> bytes:
