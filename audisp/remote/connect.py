@@ -22,9 +22,9 @@ from audisp.wire.native import ALPN
 
 MAX_ADDRESSES: Final = 8
 """Of one name that are tried; each has its share of the deadline."""
-LOOKUPS: Final = 2
-"""Name lookups at a time. One that hangs (resolv.conf(5): 5 s a try) is left behind when the deadline is over, and must
-not take the threads that the spool needs."""
+LOOKUPS: Final = 1
+"""Lookups of one name at a time. One that hangs (resolv.conf(5): 5 s a try) is left behind when the deadline is over,
+and must take neither the threads that the spool needs nor another server's place. An address takes no place at all."""
 
 Stream = trio.SocketStream | TLSStream
 
@@ -55,7 +55,8 @@ class Connector:
         """Raises ConfigError: the key file, or a list that libssl does not take."""
         self.notices: list[str] = []
         self._conf = conf
-        self._lookups = trio.CapacityLimiter(LOOKUPS)
+        # By name; there are no more than the configuration has servers.
+        self._lookups: dict[str, trio.CapacityLimiter] = {}
         self._context: ClientContext | None = None
         if conf.transport == "tls":
             self._context = self._tls(conf)
@@ -129,13 +130,17 @@ class Connector:
             await sock.bind(("::" if family == socket.AF_INET6 else "0.0.0.0", self._conf.local_port))  # noqa: S104
 
     async def _look_up(self, server: Endpoint) -> list[tuple[int, Any]]:
-        def look() -> list[Any]:
-            return socket.getaddrinfo(server.host, server.port, type=socket.SOCK_STREAM)
+        def look(flags: int = 0) -> list[Any]:
+            return socket.getaddrinfo(server.host, server.port, type=socket.SOCK_STREAM, flags=flags)
 
         try:
-            found = await trio.to_thread.run_sync(look, abandon_on_cancel=True, limiter=self._lookups)
-        except (OSError, UnicodeError) as error:
-            raise LinkError(f"{server}: {getattr(error, 'strerror', None) or error}") from error
+            found = look(socket.AI_NUMERICHOST)  # asks nobody
+        except (OSError, UnicodeError):
+            limiter = self._lookups.setdefault(server.host, trio.CapacityLimiter(LOOKUPS))
+            try:
+                found = await trio.to_thread.run_sync(look, abandon_on_cancel=True, limiter=limiter)
+            except (OSError, UnicodeError) as error:
+                raise LinkError(f"{server}: {getattr(error, 'strerror', None) or error}") from error
         return [(family, address) for family, _, _, _, address in found[:MAX_ADDRESSES]]
 
 

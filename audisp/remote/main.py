@@ -218,7 +218,8 @@ def _needed(conf: RemoteConf) -> dict[str, list[str]]:
     needed: dict[str, list[str]] = {}
     if 0 < conf.local_port < FREE_PORT:
         needed["cap_net_bind_service"] = ["local_port"]
-    for path in (PACKAGE, Path(sys.prefix)):
+    # Python's own modules lie elsewhere than a virtual environment, and some are loaded late.
+    for path in (PACKAGE, Path(sys.prefix), Path(os.__file__).parent):
         if privileges.out_of_reach(path):
             needed.setdefault("cap_dac_read_search", []).append(f"our own code: {path}")
             break
