@@ -137,41 +137,50 @@ class Pursuit:
             self.ended.set()
 
     async def _run(self) -> None:
+        name = self.entry.conf.name
         while True:
-            self._look_at_settings()
-            if not await self._has_room():
+            try:
+                if await self._step():
+                    return
                 continue
-            now = time.monotonic()
-            if now - self._settled >= SETTLE_SECONDS:
-                self.settle()
-            if self._origins and now - self._ticked >= TICK_SECONDS:
-                self._ticked = now
-                await self._do(self._tick)
-            elif self.position >= self._recent.next:
-                if self._finishing:
-                    await self._do(self._flush)
-                    if not self._rest:
-                        return
-                else:
-                    with trio.move_on_after(TICK_SECONDS if self._origins else SETTLE_SECONDS):
-                        await self._recent.news(self.position)
-            elif self.position >= self._recent.first:
-                self._close_reader()
-                pieces = self._recent.after(self.position, TURN_BYTES)
-                size = sum([len(piece.block.data) for piece in pieces])
-                work = lambda pieces=pieces: self._take(pieces)  # noqa: E731 - bound now, called at once
-                await self._do(work, inline=size <= INLINE_BYTES)
-                await trio.lowlevel.checkpoint()
-            elif self._finishing:
-                # It is behind, and reads on from there at the next start.
-                return
-            else:
-                try:
-                    await self._do(lambda: self._read_on(self._recent.first))
-                except (StoreError, OSError) as error:
-                    self._close_reader()
-                    self._say("error", f"plugin {self.entry.conf.name}: {error}", limit="pursuit")
-                    await trio.sleep(FAILED_SECONDS)
+            except (StoreError, OSError) as error:
+                self._say("error", f"plugin {name}: {error}", limit=f"pursuit-{name}")
+            except Exception as defect:  # noqa: BLE001 - a defect met on one plugin's way must not end the others'
+                self._say(
+                    "critical", f"plugin {name}: cannot be fed: a defect of ours: {defect!r}", limit=f"pursuit-{name}"
+                )
+            self._close_reader()
+            await trio.sleep(FAILED_SECONDS)
+
+    async def _step(self) -> bool:
+        """One turn, or a wait for something to do. True: all is done that `finish` asks for."""
+        self._look_at_settings()
+        if not await self._has_room():
+            return False
+        now = time.monotonic()
+        if now - self._settled >= SETTLE_SECONDS:
+            self.settle()
+        if self._origins and now - self._ticked >= TICK_SECONDS:
+            self._ticked = now
+            await self._do(self._tick)
+        elif self.position >= self._recent.next:
+            if self._finishing:
+                await self._do(self._flush)
+                return not self._rest
+            with trio.move_on_after(TICK_SECONDS if self._origins else SETTLE_SECONDS):
+                await self._recent.news(self.position)
+        elif self.position >= self._recent.first:
+            self._close_reader()
+            pieces = self._recent.after(self.position, TURN_BYTES)
+            size = sum([len(piece.block.data) for piece in pieces])
+            await self._do(lambda: self._take(pieces), inline=size <= INLINE_BYTES)
+            await trio.lowlevel.checkpoint()
+        elif self._finishing:
+            # It is behind, and reads on from there at the next start.
+            return True
+        else:
+            await self._do(lambda: self._read_on(self._recent.first))
+        return False
 
     async def _do(self, work: Callable[[], None], *, inline: bool = False) -> None:
         """Do a turn's work, and note what was offered."""

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import trio
 
-from audisp.collector import recent
+from audisp.collector import pursuit, recent
 from audisp.collector.store_frames import Unnumbered
 from audisp.record import Block
 from tests.collector.behind import behind, event, numbered
@@ -281,3 +281,58 @@ async def test_who_comes_and_goes_is_told(world: World) -> None:
     ):
         assert word in tls
     assert b"op=accept res=no" in refused
+
+
+async def test_what_others_lost_is_not_ones_own_loss(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Retention takes of the loud host; who wants the quiet one is told of no loss, and has all of it."""
+    monkeypatch.setattr(recent.Recent.__init__, "__kwdefaults__", {"max_bytes": 1_000, "max_pieces": 10})
+    gate = Gate()
+    quiet = world.recorder("quiet", "hosts = db1\nqueue_records = 1\n", before=gate)
+    loud, db = Host("web1"), Host("db1")
+    async with behind(world) as server:
+        server.collector.network.committer.store.bound(Tiny(max_bytes=60_000), 0, 100)
+        for number in range(200):
+            await server.store(loud.item(20, size=200), *([db.item(1)] if number % 40 == 0 else []))
+        gate.open.set()
+        await got(quiet, 5)
+        await until(lambda: server.entry("quiet").intake.books().waiting == 0)
+        assert server.entry("quiet").intake.losses == {}
+    assert lines(quiet.got) == numbered(1, 5)
+
+
+async def test_a_defect_on_one_plugin_s_way_costs_that_plugin_alone(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And it is tried again, from where it was."""
+    monkeypatch.setattr(pursuit, "FAILED_SECONDS", 0.05)
+    bad, good = world.recorder("bad"), world.recorder("good")
+    broken, real = True, pursuit.Pursuit._take
+
+    def take(self: pursuit.Pursuit, pieces: Any) -> None:
+        if broken and self.entry.conf.name == "bad":
+            raise KeyError("defect")
+        real(self, pieces)
+
+    monkeypatch.setattr(pursuit.Pursuit, "_take", take)
+    web = Host("web1")
+    async with behind(world) as server:
+        await server.store(web.item(5))
+        await got(good, 5)
+        await until(lambda: server.said.heard("plugin bad: cannot be fed: a defect of ours: KeyError('defect')"))
+        broken = False
+        await got(bad, 5)
+    assert lines(bad.got) == lines(good.got) == numbered(1, 5)
+
+
+async def test_a_place_that_cannot_be_read_begins_with_the_oldest(world: World) -> None:
+    recorder, web = world.recorder("a"), Host("web1")
+    async with behind(world) as server:
+        await server.store(web.item(10))
+        await got(recorder, 10)
+    cursor = world.run / "state" / "cursors" / "a" / "cursor"
+    cursor.write_bytes(b"x" * len(cursor.read_bytes()))
+    recorder.data.clear()
+    async with behind(world) as server:
+        assert server.said.heard("plugin a: its place cannot be read; it begins with the oldest record")
+        await got(recorder, 10)
+    assert lines(recorder.got) == numbered(1, 10)

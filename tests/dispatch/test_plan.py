@@ -71,6 +71,44 @@ def test_without_local_events_the_kernel_is_not_read(world: World) -> None:
             load(options(world, name))
 
 
+def test_other_hosts_are_a_source(world: World) -> None:
+    """Then local_events = no needs no other, and the log is written without the kernel's stream."""
+    world.recorder("a", "hosts = web1\n")
+
+    def listening(*, sources: tuple[str, ...] = ()) -> Plan:
+        return load(attrs.evolve(options(world), sources=sources))
+
+    with pytest.raises(ConfigErrors, match="nothing to read"):
+        listening()
+    world.configure("tcp_listen_port = 60\nspace_left_action = email\n", "store_size = 64M\n")
+    plan = listening()
+    assert (plan.sources, plan.owner, plan.writes_log) == ((), False, True)
+    conf = plan.network
+    assert conf is not None
+    assert (conf.transport, conf.tcp_listen_port, conf.store_dir) == ("tcp", 60, world.run / "state" / "store")
+    assert (conf.store_size, conf.space_left, conf.space_left_action.name) == (64 << 20, (75, "MiB"), "ignore")
+    assert [notice for notice in plan.notices if "plain TCP" in notice]
+    assert not [notice for notice in plan.notices if "hosts: has" in notice]
+    aside = listening(sources=("stdin",))
+    assert (aside.network, aside.writes_log) == (None, False)
+    assert [notice for notice in aside.notices if "hosts: has no effect" in notice]
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ("transport = krb5\n", r"auditd.conf:7: transport: Kerberos is not spoken here"),
+        ("enable_krb5 = yes\n", r"auditd.conf:7: enable_krb5: Kerberos is not spoken here"),
+        ("transport = tls\n", r"auditd.conf:7: transport: there is no key"),
+        ("transport = tls\ntls_psk_file = /k\n", r"auditd.conf:8: tls_psk_file: is set, and nobody who may use it"),
+    ],
+)
+def test_listening_that_cannot_be(world: World, more: str, message: str) -> None:
+    world.configure(f"tcp_listen_port = 60\n{more}")
+    with pytest.raises(ConfigErrors, match=message):
+        load(options(world))
+
+
 @pytest.mark.parametrize(
     ("source", "foreground", "owner", "writes"),
     [("netlink", False, True, True), ("netlink", True, True, False), ("multicast", False, False, False)],
