@@ -8,9 +8,9 @@ Three ways, each with what its protocol (docs/formats/rmw.md) can promise:
   file is gone: its 16 KiB line buffer and one record, of which its successor takes the end, still in the pipe, for a
   record. That is its own, is counted here, and is all. One record may come twice each time, under a new number.
 - `ours-to-theirs`: our audisp-remote to Debian's auditd; both are killed, the line breaks. Nothing is lost. auditd
-  knows no number again, so what it had written and not answered, or answered and we had not noted, stands in its log twice.
-  Of a record in whose middle the line broke it writes the beginning as if it were one; the whole comes behind it. All
-  of that is counted, and bounded by the number of kills and cuts.
+  knows no number again, so what it had written and not answered, or answered and we had not noted, stands in its log
+  twice. Of a record in whose middle the line broke it writes the beginning as if it were one; the whole comes behind
+  it. All of that is counted, and bounded by the number of kills and cuts.
 
 EOE goes over neither: the C program does not send it, ours does as it does.
 """
@@ -121,13 +121,13 @@ def _check(result: Result, compared: Compared, *, lost: int = 0, doubled: int = 
 class Feeder:
     """Writes records into the C program's pipe, never far ahead of what is stored.
 
-    kicks: records that were added because it stood still: without a new record it does not connect again, whatever
-    waits in its queue (upstream.md 5.7, 5).
+    fed: records, without those that stay there. kicks: records that were added because it stood still: without a new
+    record it does not connect again, whatever waits in its queue (upstream.md 5.7, 5).
     """
 
     def __init__(self, remote: TheirRemote, lines: list[bytes]) -> None:
         self.fed, self.kicks = 0, 0
-        self._remote, self._lines, self._rest = remote, lines, b""
+        self._remote, self._lines, self._at, self._rest = remote, lines, 0, b""
         self._stored, self._since = 0, time.monotonic()
         os.set_blocking(remote.feed, False)
 
@@ -136,9 +136,11 @@ class Feeder:
         now = time.monotonic()
         if stored > self._stored:
             self._stored, self._since = stored, now
-        while not self._rest and self.fed < min(len(self._lines), stored + AHEAD):
-            self._write(b"".join(self._lines[self.fed : self.fed + BLOCK]))
-            self.fed = min(self.fed + BLOCK, len(self._lines))
+        while not self._rest and self._at < len(self._lines) and self.fed < stored + AHEAD:
+            block = self._lines[self._at : self._at + BLOCK]
+            self._at += len(block)
+            self.fed += sum(not withheld(line) for line in block)
+            self._write(b"".join(block))
         if not self._rest and now - self._since > KICK_SECONDS:
             self._since = now
             self.kicks += 1

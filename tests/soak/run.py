@@ -14,7 +14,21 @@ from pathlib import Path
 from typing import Final
 
 from tests.needs import missing
-from tests.soak import clocks, day, forward, fuzz, handshakes, interop, kills, memory, native, stall, store, storms
+from tests.soak import (
+    clocks,
+    day,
+    forward,
+    fuzz,
+    handshakes,
+    interop,
+    kills,
+    memory,
+    native,
+    stall,
+    steady,
+    store,
+    storms,
+)
 from tests.soak.result import Result
 from tests.soak.world import scratch
 
@@ -37,6 +51,7 @@ PARTS: Final[dict[str, tuple[Part, int, str]]] = {
     "interop": (interop.interop, 100_000, "records each way, with Debian's auditd and audisp-remote"),
     "kill-store": (store.kill_store, 100, "kills of the collector's store"),
     "handshakes": (handshakes.handshakes, 10_000, "handshakes, good and bad"),
+    "steady": (steady.steady, 2_000_000, "records, and 86,400 heartbeats of each kind"),
     "day": (day.day, 24, "simulated hours of assembly"),
     "curious": (storms.curious, 15, "clients"),
 }
