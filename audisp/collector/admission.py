@@ -7,7 +7,7 @@ by address, hosts by identity. Pure counting; the listener does what it says.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Final
 
 from audisp.collector.hosts import Connection, Host
@@ -87,8 +87,13 @@ class Admission:
                 del self._unproved[connection.address]
 
 
-def surplus(host: Host, limit: int) -> Iterable[Connection]:
-    """Connections of a host, which has just got a new one, that are too many: those from which nothing has come for
-    longest. It is the host's own key that has taken the places."""
-    connections = sorted(host.connections.values(), key=lambda each: each.heard)
-    return connections[: max(0, len(connections) - limit)]
+def surplus(host: Host, newcomer: Connection, limit: int, alive: float) -> Sequence[Connection]:
+    """Connections of a host that make room for a newcomer, where there are more than `limit`: those from which nothing
+    has come for longest. None that has said what it is and was heard after `alive`: senders that are too many for the
+    limit would else end each other for ever, and it is the last one that is too many."""
+    others = [
+        each
+        for each in host.connections.values()
+        if each is not newcomer and not each.reason and not (each.settled and each.heard > alive)
+    ]
+    return sorted(others, key=lambda each: each.heard)[: max(0, host.live - limit)]

@@ -53,6 +53,11 @@ class Connection:
     following: int | None = None
     reason: str = ""
 
+    @property
+    def settled(self) -> bool:
+        """Whether it has said what it is: which stream it brings, or by the C programs' protocol anything at all."""
+        return bool(self.spool) if self.protocol == "native" else self.heard > self.since
+
     def end(self, reason: str) -> None:
         """Cut it off."""
         self.reason = self.reason or reason
@@ -77,6 +82,11 @@ class Host:
     holes: int = 0
     _rate: float = 0.0
     _rated: float = -math.inf
+
+    @property
+    def live(self) -> int:
+        """Connections that have not been ended."""
+        return sum(not each.reason for each in self.connections.values())
 
     def stored(self, records: int, size: int, now: float) -> None:
         """So much more of it is on disk."""

@@ -21,7 +21,7 @@ import attrs
 import trio
 
 from audisp.collector.admission import Admission, NotAdmitted, surplus
-from audisp.collector.hosts import Connection
+from audisp.collector.hosts import Connection, Host
 from audisp.collector.services import Services, Stream
 from audisp.collector.session_native import NativeSession
 from audisp.collector.session_rmw import RmwSession
@@ -54,6 +54,9 @@ WANTING: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENO
 
 LOST: Final = frozenset({"cut-off", "connection-lost"})
 """Reasons of TLS that mean that a host, or the network, went away."""
+
+ALIVE_SHARE: Final = 2
+"""A sender that was heard within this part of `idle_timeout` is well: our own says something every third of it."""
 
 EVERYWHERE: Final = "::"
 """Every address of this host, IPv4's too."""
@@ -245,9 +248,11 @@ class Listener:
         services = self.services
         host = services.hosts.join(identity, connection)
         try:
-            limit = services.conf.max_per_identity if authenticated(identity) else services.conf.tcp_max_per_addr
-            for each in surplus(host, limit):
-                each.end("max-per-identity: a newer connection has taken its place")
+            self._make_room(host, connection)
+        except NotAdmitted:
+            services.hosts.leave(host, connection)
+            raise
+        try:
             kind = NativeSession if connection.protocol == "native" else RmwSession
             self._say("info", f"{identity}: connected from {_where(connection)}, {connection.protocol}", "connected")
             services.presence.accepted(connection, identity)
@@ -267,6 +272,16 @@ class Listener:
         finally:
             services.hosts.leave(host, connection)
             services.presence.closed(connection)
+
+    def _make_room(self, host: Host, connection: Connection) -> None:
+        """One more of a host has come. Raises NotAdmitted if there are enough, and all are well."""
+        conf = self.services.conf
+        limit = conf.max_per_identity if authenticated(host.identity) else conf.tcp_max_per_addr
+        for each in surplus(host, connection, limit, trio.current_time() - conf.idle_timeout / ALIVE_SHARE):
+            each.end("max-per-identity: a newer connection has taken its place")
+        # A native sender may be the successor of one of the others, which its greeting says (NativeSession).
+        if host.live > limit + (connection.protocol == "native"):
+            raise NotAdmitted("max-per-identity", f"{host.identity} has {limit} senders that are well, and no more")
 
     def _refused(self, connection: Connection, reason: str, message: str) -> None:
         self.services.presence.refused(connection, reason)

@@ -166,6 +166,14 @@ class NativeSession(Session):
             await other.settled()
         if self._receiver.over:
             return
+        if self._host.live > self._services.conf.max_per_identity:
+            self._services.say(
+                "warning",
+                f"{self.identity}: has {self._host.live - 1} senders that are well, another one is sent away (busy)",
+                limit="max-per-identity",
+            )
+            self._receiver.refuse(Reason.BUSY, "too many senders have this identity", BUSY_RETRY)
+            return
         store = self._services.committer.store
         try:
             self._receiver.welcome(store.position(self.identity, hello.spool), time.monotonic())

@@ -11,9 +11,10 @@ import pytest
 import trio
 
 from audisp.collector import flight, services, session_native, session_rmw
+from audisp.collector.session_native import BUSY_RETRY
 from audisp.parse.psk import Key
 from audisp.tls.failures import RemoteTLSError
-from audisp.wire.native import DATA_MARK
+from audisp.wire.native import DATA_MARK, Reason, Refused
 from audisp.wire.rmw import Frame, Type
 from tests.collector.hostile import (
     HELLO,
@@ -26,6 +27,7 @@ from tests.collector.hostile import (
 )
 from tests.collector.running import (
     NativeClient,
+    RmwClientOf,
     Running,
     connect,
     connect_plain,
@@ -66,6 +68,54 @@ async def test_a_host_that_connects_again_and_again_keeps_its_newest(tmp_path: P
         await still_works(server)
         for stream in streams:
             await stream.aclose()
+
+
+async def test_senders_that_are_too_many_for_one_identity_do_not_end_each_other(tmp_path: Path) -> None:
+    async with running(tmp_path / "c", max_per_identity=2) as server:
+
+        async def sender(spool: int) -> NativeClient:
+            return NativeClient(await connect(server.port, "web1"), chain(3), bytes([spool]) * 16)
+
+        first, second = await (await sender(1)).greet(), await (await sender(2)).greet()
+        for _ in range(5):
+            async with await sender(3) as third:
+                await third.until(lambda: False)  # until it is sent away
+                assert [(each.reason, each.retry) for each in third.others if isinstance(each, Refused)] == [
+                    (Reason.BUSY, BUSY_RETRY)
+                ]
+                assert third.welcome is None
+        await first.send_all()
+        await second.send_all()
+        assert server.lines("another one is sent away")
+        assert not server.lines("has taken its place")
+        # Whoever is there already may come again, whether or not its old connection is known to be dead.
+        async with await sender(2) as again:
+            await again.send_all()
+            assert again.acknowledged == 4
+        async with await sender(3) as third:
+            await third.send_all()
+        assert len(server.records("web1")) == 9
+        for each in (first, second):
+            await trio.aclose_forcefully(each.stream)
+
+
+@pytest.mark.parametrize("idle_timeout", [60, 1])
+async def test_a_c_program_too_many_comes_in_when_another_is_silent(tmp_path: Path, idle_timeout: int) -> None:
+    async with (
+        running(tmp_path / "c", max_per_identity=1, idle_timeout=idle_timeout) as server,
+        RmwClientOf(await connect(server.port, "web1", native=False)) as first,
+    ):
+        assert await first.send(2, RECORD) == Frame(Type.ACK, 2)
+        await trio.sleep(0.6)  # more than half of the shorter one
+        async with RmwClientOf(await connect(server.port, "web1", native=False)) as second:
+            if idle_timeout == 60:
+                with contextlib.suppress(trio.BrokenResourceError):
+                    assert await second.send(2, RECORD) is None
+                await until(lambda: server.lines("refused (max-per-identity)"), "the log says so")
+                assert await first.send(3, RECORD) == Frame(Type.ACK, 3)
+            else:
+                assert await second.send(3, RECORD) == Frame(Type.ACK, 3)
+                await until(lambda: server.lines("has taken its place"), "the log says so")
 
 
 async def test_connections_are_bounded(tmp_path: Path) -> None:

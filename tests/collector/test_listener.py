@@ -289,8 +289,25 @@ def test_the_surplus_of_a_host_is_what_was_silent_longest() -> None:
     host = Host("web1")
     for number, heard in ((1, 5.0), (2, 1.0), (3, 9.0)):
         host.connections[number] = coming(number, heard=heard)
-    assert [each.number for each in surplus(host, 2)] == [2]
-    assert list(surplus(host, 3)) == []
+    newest = host.connections[3]
+    assert [each.number for each in surplus(host, newest, 2, 10.0)] == [2]
+    assert [each.number for each in surplus(host, newest, 1, 10.0)] == [2, 1]
+    assert list(surplus(host, newest, 3, 10.0)) == []
+
+
+def test_the_surplus_is_never_a_sender_that_is_well() -> None:
+    host = Host("web1")
+    for number, heard in ((1, 5.0), (2, 4.0), (3, 0.0)):
+        host.connections[number] = coming(number, heard=heard)
+    newest = host.connections[3]
+    assert list(surplus(host, newest, 2, 3.0)) == []  # both have said something since then, by the C programs' protocol
+    assert [each.number for each in surplus(host, newest, 2, 4.5)] == [2]
+    host.connections[1].protocol = "native"
+    assert [each.number for each in surplus(host, newest, 2, 3.0)] == [1]  # it has not greeted
+    host.connections[1].spool = b"x" * 16
+    assert list(surplus(host, newest, 2, 3.0)) == []
+    host.connections[2].end("it has been ended, and goes")
+    assert list(surplus(host, newest, 1, 6.0)) == [host.connections[1]]
 
 
 @pytest.mark.parametrize(
