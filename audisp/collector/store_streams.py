@@ -237,6 +237,9 @@ class Streams:
             return not plain or name.startswith(PLAIN_PREFIX)
 
         bound = self.max_hosts // PLAIN_SHARE if plain else self.max_hosts
+        if (self._plain if plain else len(self._hosts)) + len(new) < bound:
+            # As nearly always, and then a group of thousands of new hosts is not looked through for each of them.
+            return []
         leaving = {each.identity for each in gone if all(other.key in gone for other in self.of(each.identity))}
         arriving = {each.identity for each in new if each.identity not in self._hosts or each.identity in leaving}
         count = (self._plain if plain else len(self._hosts)) + sum(map(counts, arriving)) - sum(map(counts, leaving))
