@@ -93,8 +93,10 @@ class NativeSession:
         """Number of the first record of the oldest frame that is not wholly acknowledged."""
         stream = self._outbox.stream
         self._reader = self._outbox.reader(stream.position)
+        # Noted before the look: what is stored or synced meanwhile comes behind it, and is still to be sent.
+        following = max(stream.synced, stream.position)
         frame = await trio.to_thread.run_sync(self._reader.peek)
-        return stream.next_record if frame is None else frame.first
+        return following if frame is None else frame.first
 
     async def _finish(self) -> None:
         if self._reader is not None:
