@@ -188,7 +188,9 @@ def test_every_key_of_a_plugin_s_file_is_documented() -> None:
 
 
 BUNDLED: Final = sorted(
-    point.name for point in entry_points(group="audisp.plugins") if point.module.startswith("audisp_plugins.")
+    point.name
+    for point in entry_points(group="audisp.plugins")
+    if point.module.startswith(("audisp_plugins.", "audisp."))
 )
 
 
