@@ -131,6 +131,11 @@ class Feeder:
         self._stored, self._since = 0, time.monotonic()
         os.set_blocking(remote.feed, False)
 
+    @property
+    def done(self) -> bool:
+        """Whether all is written."""
+        return self._at == len(self._lines) and not self._rest
+
     def go_on(self, stored: int) -> None:
         """What fits, without waiting."""
         now = time.monotonic()
@@ -256,7 +261,7 @@ def their_kills(folder: Path, seed: int, count: int, kills: int) -> Result:
         def all_there(stored: int) -> bool:
             # What was lost is in no number, so the last record itself is looked for, where it stands still.
             stands, before[0] = stored == before[0], stored
-            return stored >= count - bound and stands and wanted[-1] in collector.records(HOST)
+            return feeder.done and stands and wanted[-1] in collector.records(HOST)
 
         _drive(
             step,
