@@ -27,7 +27,7 @@ from audisp.parse.sockaddr import decode, render
 from audisp.parse.stream import Reader
 from audisp.record import Block
 from audisp.shapes.registry import SHAPES, make_shape
-from audisp.shapes.shape import Nobody, ShapeSettings
+from audisp.shapes.shape import Nobody, ShapeSettings, render_batch
 from tests.wire import fuzz_targets as wire
 
 LONGEST: Final = 16_384
@@ -234,6 +234,8 @@ def _shape(name: str, version: str = "") -> Callable[[bytes], None]:
         whole = getattr(shape, "render_all", None)
         if whole is not None:
             assert whole(found) == singly
+        again = Batch(b"".join([each.raw for each in found]), 0, "fuzz", 0.0, RecordReader())
+        assert render_batch(make_shape(name, ShapeSettings(version=version, host="host")), again) == singly
         for each, line in zip(found, singly, strict=True):
             _check(name, each, line)
 
