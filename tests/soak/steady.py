@@ -17,7 +17,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -192,7 +192,9 @@ def _running(folder: Path, wanted: int) -> Iterator[tuple[Collector, Remote, Rem
             yield collector, sender, pinged, beats, thread
 
 
-def steady(folder: Path, seed: int, count: int, heartbeats: int = HEARTBEATS) -> Result:
+def steady(
+    folder: Path, seed: int, count: int, heartbeats: int = HEARTBEATS, stalls: Sequence[float] = STALLS
+) -> Result:
     """For `make soak`: `count` records and `heartbeats` of each kind. Nothing is left to chance; the seed is said."""
     result = Result("steady", seed)
     sizes: dict[str, list[int]] = {"collector": [], "sender": [], "pinged sender": []}
@@ -201,11 +203,11 @@ def steady(folder: Path, seed: int, count: int, heartbeats: int = HEARTBEATS) ->
         pids = {"collector": collector.pid, "sender": sender.pid, "pinged sender": pinged.pid}
         began = time.monotonic()
         written = stored = 0
-        stalls = [round(part * count) for part in STALLS]
+        left = [round(part * count) for part in stalls]
         while stored < count:
-            stalled = bool(stalls) and stored >= stalls[0]
+            stalled = bool(left) and stored >= left[0]
             if stalled:
-                del stalls[0]
+                del left[0]
                 collector.send(signal.SIGSTOP)
             due = time.monotonic() + (STALL_SECONDS if stalled else SAMPLE_SECONDS)
             while time.monotonic() < due and written < min(count, stored + AHEAD):
