@@ -172,3 +172,43 @@ def test_their_client_with_a_wrong_key_is_refused(tmp_path: Path, wrong: str) ->
         wait_for(lambda: "refused (" in collector.said(), "the log says why")
         assert {"key": "wrong-key", "identity": "unknown-identity"}[wrong] in collector.said()
         assert collector.records() == []
+
+
+@pytest.mark.parametrize("shows", ["a certificate", "another key"])
+def test_a_server_that_has_not_proved_the_key_gets_nothing(tmp_path: Path, shows: str) -> None:
+    port, out = free_port(), tmp_path / "got"
+    argv = ["openssl", "s_server", "-accept", f"127.0.0.1:{port}", "-tls1_3", "-quiet"]
+    if shows == "a certificate":
+        files = ["-keyout", str(tmp_path / "k"), "-out", str(tmp_path / "c")]
+        new = [
+            "openssl",
+            "req",
+            "-x509",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:P-256",
+            "-nodes",
+            "-days",
+            "1",
+        ]
+        subprocess.run([*new, "-subj", "/CN=collector", *files], check=True, capture_output=True)
+        argv += ["-key", str(tmp_path / "k"), "-cert", str(tmp_path / "c")]
+        said = "has shown a certificate instead of proving the key"
+    else:
+        argv += ["-nocert", "-psk", "00" * 32, "-psk_identity", NAME]
+        said = "neither this identity nor this key"
+    conf = {"transport": "tls", "tls_psk_identity": NAME, "network_retry_time": 1}
+    remote = Remote(tmp_path / "remote", port=port, tls_psk_file=put_key(tmp_path / "key", KEY), **conf)
+    with out.open("wb") as got, subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=got, stderr=got) as served:
+        try:
+            wait_for(lambda: listening(port), "it listens")
+            with remote:
+                remote.write(numbered(1, 100))
+                remote.await_accepted(100)
+                wait_for(lambda: said in remote.said(), "it says why it sends nothing")
+                state = remote.fresh_state()
+                assert (state["transport_ok"], state["waiting"], state["sent"]) == ("no", "100", "0")
+        finally:
+            served.kill()
+    assert b"type=USER_MSG" not in out.read_bytes()

@@ -86,6 +86,30 @@ async def test_whoever_is_refused_gets_the_same_bytes(library: OpenSSL, tmp_path
     assert len(words) == 1
 
 
+@pytest.mark.parametrize(
+    ("newest", "alert"), [(ssl.TLSVersion.TLSv1_3, b"\x02\x28"), (ssl.TLSVersion.TLSv1_2, b"\x02\x46")]
+)
+async def test_who_offers_no_identity_gets_one_alert_and_learns_nothing(newest: ssl.TLSVersion, alert: bytes) -> None:
+    """Another one than a wrong key's: it says that there is no certificate here, which whoever has no key may know."""
+    into, out = ssl.MemoryBIO(), ssl.MemoryBIO()
+    tls = plain_context(ssl.PROTOCOL_TLS_CLIENT, newest=newest).wrap_bio(into, out)
+    with pytest.raises(ssl.SSLWantReadError):
+        tls.do_handshake()
+    hello, answers = out.read(), set()
+    books: list[dict[bytes, Key | str]] = [{WEB1: KEY}, {WEB1: OTHER, b"off": "disabled-identity"}, {}]
+    for keys in books:
+        (near, far), got = sockets(), bytearray()
+        async with TLSStream(near, server(keys)) as stream, far:
+            await far.send_all(hello)
+            with pytest.raises(RemoteTLSError):
+                await stream.handshake(20)
+            await stream.aclose()
+            async for data in far:
+                got += data
+        answers.add(bytes(got))
+    assert answers == {b"\x15\x03\x03\x00\x02" + alert}
+
+
 async def test_our_log_tells_them_apart(library: OpenSSL) -> None:
     context = server({WEB1: KEY, b"off": "disabled-identity"}, library=library)
     messages = []
