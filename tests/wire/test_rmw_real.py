@@ -192,6 +192,22 @@ def test_our_client_with_connections_that_end(auditd: tuple[Auditd, int]) -> Non
 
 
 @needs("root", "auditd")
+@pytest.mark.parametrize("cut", [40, -1])
+def test_of_a_message_that_breaks_off_they_log_the_beginning(auditd: tuple[Auditd, int], cut: int) -> None:
+    daemon, port = auditd
+    frame = Frame(Type.MESSAGE, 2, RECORD).encode()
+    with socket.create_connection(("127.0.0.1", port)) as sock:
+        sock.sendall(frame[:cut])
+
+    def logged() -> list[bytes]:
+        return [line for line in lines_of(daemon.log) if b"type=DAEMON_" not in line[:60]]
+
+    wait_for(logged, "it has noticed")
+    talk(port, [RECORD])
+    assert logged() == [frame[16:cut], RECORD[:-1]]
+
+
+@needs("root", "auditd")
 def test_their_goodbye_and_their_end(auditd: tuple[Auditd, int]) -> None:
     daemon, port = auditd
     client = RmwClient(PATIENCE)
