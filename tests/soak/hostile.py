@@ -125,7 +125,8 @@ class Siege:
         """A frame that is sent again and again, and then one that does not follow."""
         one, two, three = chain(3, 1, 1)
         data = HELLO + one.under(DATA_MARK) * 5 + three.under(DATA_MARK) + two.under(DATA_MARK)
-        await self.with_key(data)
+        # Hosts of their own: where another attack has stored more, all of it is a duplicate, and no reason to end.
+        await self.say(await self.proved(b"replay%d.slow" % self.chance.randrange(100), None), data)
 
     async def nonsense(self) -> None:
         """Frames of either protocol with some bytes wrong."""
