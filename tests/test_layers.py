@@ -65,7 +65,7 @@ _config = Room(PURE | {"config", "plugin"}, frozenset({"attrs"}), NETWORK | {"su
 _shell_packages = _plugin.packages | {"trio"}
 _sources = Room(PURE | {"plugin", "config", "sources"}, _shell_packages)
 _engine = attrs.evolve(_sources, ours=_sources.ours | {"dispatch", "collector", "enrich", "search", "tls"})
-_everything = _engine.ours | {"testing", "remote"}
+_everything = _engine.ours | {"testing", "remote", "detect", "hids"}
 
 ROOMS: Final = {
     **dict.fromkeys(LOW, _low),
@@ -75,6 +75,11 @@ ROOMS: Final = {
     "sources": _sources,
     # Enrichment reads /proc and the user database in threads of its own; the engine feeds it, it knows no engine.
     "enrich": Room(LOW | {"event", "parse", "config", "enrich"}, frozenset({"attrs"}), NETWORK | {"subprocess"}),
+    # Detection is pure; the shell around it reads rules, and is the only one to know pySigma, in a child.
+    "detect": attrs.evolve(_pure, ours=PURE | {"detect"}, packages=_pure.packages | {"re2", "ahocorasick_rs"}),
+    "hids": attrs.evolve(
+        _sources, ours=_sources.ours | {"detect", "hids"}, packages=_shell_packages | {"sigma", "yaml"}
+    ),
     "tls": attrs.evolve(_sources, ours=PURE | {"config", "tls"}, packages=_shell_packages),
     "dispatch": _engine,
     "collector": attrs.evolve(_engine, packages=_shell_packages | {"cryptography"}),

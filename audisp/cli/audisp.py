@@ -1,4 +1,4 @@
-"""`audisp`: the command for people: cat, tail, explain, check, key, status, reload, rotate, resume.
+"""`audisp`: the command for people: cat, tail, explain, check, hids, key, status, reload, rotate, resume.
 
 What a command needs is imported when it runs: `audisp cat` in a pipe has no use for the daemon's parts.
 """
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from audisp import __version__
+from audisp.cli.hids import add_hids
 from audisp.cli.key import add_key
 from audisp.errors import AudispError, ConfigError, ParseError
 from audisp.shapes.registry import SHAPES, make_shape
@@ -78,6 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     each.add_argument("event", metavar="EVENT-ID", help="SEC.MSEC:SERIAL, as in msg=audit(1700000000.123:4567)")
     each.add_argument("--json", action="store_true", help="one JSON object, for programs")
     _add_runtime(each)
+    add_hids(commands)
     add_key(commands)
     each = commands.add_parser("status", help="show sources, plugins, queues and the ledger")
     each.add_argument("--json", action="store_true", help="one JSON object, for programs")
@@ -122,6 +124,8 @@ def main(argv: list[str] | None = None) -> int:
         from audisp.cli.key_actions import key
 
         return key(given)
+    if given.command == "hids":
+        return _hids(given)
     if given.command == "check":
         from audisp.cli.check import check
         from audisp.dispatch.host import settings_for
@@ -189,6 +193,22 @@ def _cat(given: argparse.Namespace) -> int:
         return EXIT_USAGE
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
+
+
+def _hids(given: argparse.Namespace) -> int:
+    from audisp.cli.hids import hids
+
+    try:
+        status = hids(given)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        return _unread()
+    except AudispError as error:
+        print(f"audisp hids: {error}", file=sys.stderr)
+        return EXIT_USAGE
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    return status
 
 
 def _host_names() -> Names:

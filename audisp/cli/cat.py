@@ -168,8 +168,8 @@ class Catting:
             self._write(data)
 
 
-def _pieces(name: str) -> Iterator[bytes]:
-    """Raises OSError."""
+def pieces(name: str) -> Iterator[bytes]:
+    """A file's content ("-": standard input), unpacked. Raises OSError."""
     if name == STDIN:
         yield from LogReader(0)
         return
@@ -206,11 +206,11 @@ def cat(files: list[str], shape: Shape, *, head: bytes = b"", pick: Pick | None 
         sink.write(head)
     for name in files:
         try:
-            catting.take(_pieces(name))
+            catting.take(pieces(name))
         except BrokenPipeError:
             raise
         except OSError as error:
-            _complain(name, error)
+            complain(name, error)
             status = TROUBLE
     catting.finish()
     if catting.rejected:
@@ -218,10 +218,11 @@ def cat(files: list[str], shape: Shape, *, head: bytes = b"", pick: Pick | None 
     return status or (OK if catting.events else NOTHING)
 
 
-def _complain(name: str, error: OSError) -> None:
+def complain(name: str, error: OSError, command: str = "audisp cat") -> None:
+    """Say on standard error what is wrong with a file."""
     what = "standard input" if name == STDIN else shown(name, limit=4096)[1:-1]
     if isinstance(error, Damaged):
-        print(f"audisp cat: {what}: {error.strerror}; what came before it is above", file=sys.stderr)
+        print(f"{command}: {what}: {error.strerror}; what came before it is above", file=sys.stderr)
     else:
         reason = error.strerror or errno.errorcode.get(error.errno or 0, str(error))
-        print(f"audisp cat: {what}: {reason}", file=sys.stderr)
+        print(f"{command}: {what}: {reason}", file=sys.stderr)

@@ -232,9 +232,14 @@ class Control:
 
     def count_rules(self) -> int:
         """How many rules are loaded. Raises OSError or SourceError."""
+        return len(self.rules())
+
+    def rules(self) -> list[bytes]:
+        """The loaded rules, each a struct audit_rule_data (`audisp.detect.auditrules`). Raises OSError or
+        SourceError."""
         self._sequence += 1
         self._sock.sendto(pack_request(AUDIT_LIST_RULES, b"", self._sequence, ack=False), (0, 0))
-        rules = 0
+        rules: list[bytes] = []
         while True:
             try:
                 data, sender = self._sock.recvfrom(ANSWER_BYTES)
@@ -246,7 +251,7 @@ class Control:
             if sequence != self._sequence:
                 continue
             if got == AUDIT_LIST_RULES:
-                rules += 1
+                rules.append(data[HEADER.size :])
             elif got == NLMSG_DONE:
                 return rules
             elif got == NLMSG_ERROR and len(data) >= HEADER.size + 4:

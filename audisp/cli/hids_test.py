@@ -1,0 +1,152 @@
+"""`audisp hids test`: recorded logs against rules."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+from audisp.cli.cat import TROUBLE, Catting, Sink, complain, pieces, standard_output
+from audisp.detect.correlate import Finding
+from audisp.detect.detector import Detector
+from audisp.event import Batch, Event
+from audisp.hids.load import load
+from audisp.parse.form import terminal_safe
+from audisp.shapes.raw import Raw
+from audisp.shapes.shape import ShapeSettings
+
+OK: Final = 0
+"""Exit status: all was read."""
+MICRO: Final = 1_000
+"""Nanoseconds in a microsecond."""
+
+
+class Replay:
+    """What stands at the end of the way that `audisp cat` takes: events go in, findings are written."""
+
+    def __init__(self, detector: Detector, put: Callable[[Finding], None]) -> None:
+        self.detector = detector
+        self.findings = 0
+        self._put = put
+
+    def take(self, batch: Batch) -> None:
+        """A batch. Nothing is left of it for who comes after (`Catting`'s `pick`)."""
+        for each in self.detector.detect(batch):
+            self.findings += 1
+            self._put(each)
+
+
+def replay(files: list[str], detector: Detector, put: Callable[[Finding], None]) -> tuple[int, int]:
+    """Read the files ("-": standard input); exit status, and how many findings there were."""
+    replaying = Replay(detector, put)
+    catting = Catting(Raw(ShapeSettings()), _nothing, replaying.take)
+    status = OK
+    for name in files:
+        try:
+            catting.take(pieces(name))
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            complain(name, error, "audisp hids test")
+            status = TROUBLE
+    catting.finish()
+    if catting.rejected:
+        print(f"audisp hids test: {catting.rejected:,} lines are no audit records, and were left out", file=sys.stderr)
+    return status, replaying.findings
+
+
+def _nothing(_: bytes) -> None:
+    """Nothing is left to be written."""
+
+
+def test(files: list[str], rules: list[Path], *, as_json: bool, timing: bool, prefilter: bool) -> int:
+    """Write what is found; returns the exit status. Raises ConfigError for rules that cannot be read, and
+    BrokenPipeError."""
+    loaded = load(rules)
+    clock = time.perf_counter_ns if timing else None
+    detector = Detector(loaded, prefilter=prefilter, clock=clock)
+    refused = len(loaded.refused) + len(detector.matcher.refused)
+    if refused:
+        print(f"audisp hids test: {refused} rules are not used; audisp hids check says why", file=sys.stderr)
+    if not detector.matcher.rules:
+        print("audisp hids test: there is no rule to test with", file=sys.stderr)
+        return TROUBLE
+    sink = Sink(standard_output())
+    write = as_object if as_json else as_line
+    status, findings = replay(files, detector, lambda finding: sink.write(write(finding)))
+    if timing:
+        print(timing_table(detector), file=sys.stderr)
+    if not as_json:
+        matcher = detector.matcher
+        print(
+            f"audisp hids test: {findings:,} findings in {matcher.events:,} events, {len(matcher.rules)} rules",
+            file=sys.stderr,
+        )
+    return status
+
+
+def described(finding: Finding) -> dict[str, Any]:
+    """A finding as an object for JSON: `docs/hids.md` names the keys."""
+    event, heading = finding.event, finding.heading
+    id_ = event.id
+    found: dict[str, Any] = {
+        "rule_id": heading.id,
+        "title": heading.title,
+        "level": heading.level,
+        "serial": id_.serial,
+        "node": id_.node,
+        "time": when(event),
+        "event": str(id_),
+        "view": finding.view,
+        "tags": list(heading.tags),
+        "rule": heading.where,
+    }
+    if heading.author:
+        found["author"] = heading.author
+    if finding.evidence:
+        found["group"] = {name: value.decode("utf-8", "backslashreplace") for name, value in finding.group}
+        found["evidence"] = [{"rule_id": each.rule, "event": each.id, "node": each.node} for each in finding.evidence]
+    return found
+
+
+def when(event: Event) -> str:
+    """The event's stamp in UTC, as ``2026-01-31T12:00:00.000Z``."""
+    return event.time.strftime("%Y-%m-%dT%H:%M:%S.") + f"{event.id.millis:03d}Z"
+
+
+def as_object(finding: Finding) -> bytes:
+    """A line of JSON. Bytes that are no UTF-8 are escaped as ``\\udcXX``."""
+    return json.dumps(described(finding)).encode() + b"\n"
+
+
+def as_line(finding: Finding) -> bytes:
+    """A line for people, in which nothing steers a terminal."""
+    heading, node = finding.heading, finding.event.node
+    group = "".join(f" {name}={value.decode('utf-8', 'backslashreplace')}" for name, value in finding.group)
+    line = (
+        f"{when(finding.event)}{' ' + node if node else ''} {heading.level} {heading.title} "
+        f"[{heading.id}] {finding.view} {finding.event.id}{group}"
+    )
+    return terminal_safe(line.encode("utf-8", "surrogateescape")).encode("utf-8", "backslashreplace") + b"\n"
+
+
+def timing_table(detector: Detector) -> str:
+    """What each rule cost, the most expensive first; rules that were never asked are one line."""
+    rules = sorted(detector.matcher.rules, key=lambda each: -each.spent)
+    asked = [each for each in rules if each.asked]
+    lines = [f"{'us':>10} {'asked':>9} {'us/ask':>7} {'hits':>7}  rule"]
+    lines += [
+        f"{each.spent / MICRO:>10,.0f} {each.asked:>9,} {each.spent / MICRO / each.asked:>7.1f} {each.hits:>7,}  "
+        f"{terminal_safe(each.rule.heading.title.encode('utf-8', 'replace'))}"
+        for each in asked
+    ]
+    matcher = detector.matcher
+    lines.append(f"{len(rules) - len(asked)} of {len(rules)} rules were never asked")
+    lines.append(f"{matcher.looked_at:,} of {matcher.events:,} events were taken apart")
+    return "\n".join(lines)
+
+
+__all__ = ["Replay", "as_line", "as_object", "described", "replay", "test"]

@@ -1,0 +1,44 @@
+"""A set of rules at work: batches of events in, findings out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from audisp.detect.correlate import Correlator, Finding
+from audisp.detect.form import RuleSet
+from audisp.detect.matcher import Hit, Matcher
+from audisp.detect.views import Parents
+from audisp.event import Batch
+
+
+class Detector:
+    """Not thread-safe. All as of `Matcher`; correlations keep their state from batch to batch."""
+
+    def __init__(
+        self,
+        rules: RuleSet,
+        *,
+        parents: Parents | None = None,
+        prefilter: bool = True,
+        clock: Callable[[], int] | None = None,
+    ) -> None:
+        self.rules = rules
+        self.matcher = Matcher(rules.rules, parents=parents, prefilter=prefilter, clock=clock)
+        self.correlator = Correlator(rules.correlations)
+        self._silent = {each.heading.id for each in rules.correlations if each.silent}
+
+    def detect(self, batch: Batch) -> list[Finding]:
+        """What is recognised in a batch, in order of its events."""
+        findings: list[Finding] = []
+        for hit in self.matcher.match(batch):
+            if not hit.rule.silent:
+                findings.append(found(hit))
+            for each in self.correlator.feed(hit):
+                if each.heading.id not in self._silent:
+                    findings.append(each)
+        return findings
+
+
+def found(hit: Hit) -> Finding:
+    """A rule's own finding."""
+    return Finding(hit.rule.heading, hit.event, hit.view.kind, hit)
