@@ -68,7 +68,7 @@ async def test_what_is_not_synced_yet_when_the_session_begins_is_still_to_be_sen
             await theirs.receive_some()
             await theirs.send_all(Welcome(outbox.stream.spool_id, None).encode())
             await outbox.sync()
-            came = await theirs.receive_some()
+            came = bytes(await theirs.receive_some())
             await theirs.aclose()
 
         nursery.start_soon(collect)
