@@ -135,7 +135,7 @@ class Siege:
             data = spoiled(HELLO + b"".join(each.under(DATA_MARK) for each in frames), self.chance)
         else:
             data = HELLO + frames[0].under(DATA_MARK) + resealed(frames[1], self.chance)
-        stream: trio.abc.HalfCloseableStream = await self.proved(b"bad%d.slow" % self.chance.randrange(100), None)
+        stream: trio.abc.HalfCloseableStream = await self.proved(b"odd%d.slow" % self.chance.randrange(100), None)
         if self.chance.random() < 0.5:
             await trio.aclose_forcefully(stream)
             stream = await self.proved(b"bad%d.slow" % self.chance.randrange(100), None, native=False)
