@@ -49,7 +49,7 @@ class Room:
     """What the modules of one room may import.
 
     ours: rooms of audisp. packages: other people's packages. without: modules of the standard library it must not use.
-    calls: builtins and methods it must not call. modules: of other rooms of audisp, the ones it may import all the same.
+    calls: builtins and methods it must not call. modules: of other rooms of audisp, what it may import all the same.
     """
 
     ours: frozenset[str]

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import trio
 
+from audisp.react.means import Means
 from audisp.react.means_process import Freeze, Kill
 from audisp.react.processes import find, read_stat
 from audisp.react.request import Kind, Outcome, Process
@@ -88,7 +89,7 @@ async def test_a_process_that_has_ended_is_gone(tmp_path: Path) -> None:
     settings = conf()
     with victim() as (process, target), playing(settings, tmp_path / "r", {Kind.KILL: Outsider(settings)}) as played:
         process.kill()
-        while state_of(target.pid) != "Z":  # its pid cannot be given again yet
+        while state_of(target.pid) != "Z":  # noqa: ASYNC110 - its pid cannot be given again yet
             await trio.sleep(0.01)
         assert (await played.reactor.handle(request(Kind.KILL, target))).reason == "gone"
         process.wait()
@@ -103,7 +104,7 @@ async def test_one_that_ends_between_journal_and_signal_is_told_as_gone(tmp_path
         process.kill()
         process.wait()
         assert not hasattr(act, "outcome")
-        result = await played.reactor.carry_out(act, asked)  # type: ignore[arg-type]
+        result = await played.reactor.carry_out(act, asked)
     assert (result.outcome, result.reason) == (Outcome.FAILED, "gone")
 
 
@@ -196,7 +197,7 @@ async def test_what_the_wall_clock_does_moves_no_undo(tmp_path: Path) -> None:
 async def test_after_a_kill_before_the_act_nothing_is_left(tmp_path: Path) -> None:
     """The journal says begun, the signal never went out: the next start says so, and lets go on what is not stopped."""
     settings = conf()
-    means = {Kind.FREEZE: OutsiderFreeze(settings), Kind.KILL: Outsider(settings)}
+    means: dict[Kind, Means] = {Kind.FREEZE: OutsiderFreeze(settings), Kind.KILL: Outsider(settings)}
     with victim() as (process, target):
         with playing(settings, tmp_path / "r", means) as played:
             played.reactor.decide(request(Kind.FREEZE, target))
@@ -216,7 +217,7 @@ async def test_after_a_kill_before_the_act_nothing_is_left(tmp_path: Path) -> No
 
 async def test_after_a_kill_behind_the_act_it_is_confirmed(tmp_path: Path) -> None:
     settings = conf()
-    means = {Kind.FREEZE: OutsiderFreeze(settings)}
+    means: dict[Kind, Means] = {Kind.FREEZE: OutsiderFreeze(settings)}
     with victim() as (_, target):
         with playing(settings, tmp_path / "r", means) as played:
             act = played.reactor.decide(request(Kind.FREEZE, target))
