@@ -73,8 +73,10 @@ PATHS: Final = frozenset({"name", "TargetFilename"})
 ARGUMENTS: Final = frozenset({"execve"})
 """The type of the records that hold arguments, if a rule is for no others."""
 FIRST_WORD: Final = "a0"
-ANCHORED: Final = {"Image": "exe", "CommandLine": FIRST_WORD}
+ANCHORED: Final = {"CommandLine": FIRST_WORD}
 """Fields of views that begin as a record's field does."""
+IMAGE_SCORE: Final = 2.0
+"""How much rarer a text is at the end of a program's file than anywhere, in characters."""
 ANCHOR_SCORE: Final = 4.0
 """How much rarer a text is at one place than anywhere, in characters."""
 UNANCHORED: Final = frozenset({"key", "old-auid", "old-ses", *PATHS})
@@ -110,17 +112,25 @@ PROCESS: Final = _numbered(*EXEC)
 
 @attrs.frozen
 class Needles:
-    """Texts of which one must occur. score: how rare the most frequent of them is taken to be."""
+    """What one of must be so. texts: of which one occurs; images: questions of which the program's file answers one
+    with yes; parents: the same of the parent's file. score: how rare the most frequent of them is taken to be."""
 
     texts: frozenset[bytes]
     score: float
+    images: tuple[Is, ...] = ()
+    parents: tuple[Is, ...] = ()
+
+    @property
+    def size(self) -> int:
+        """How many there are."""
+        return len(self.texts) + len(self.images) + len(self.parents)
 
 
 def needles_of(rule: Rule) -> Needles:
     """The texts for a rule; in the worst case those of its kind of record, and no text if it may be any."""
     drawn = _draw(rule.condition, rule, types_of(rule.condition))
     kind = _kind(rule)
-    if drawn is None or len(drawn.texts) > MAX_TEXTS or kind.score > drawn.score:
+    if drawn is None or drawn.size > MAX_TEXTS or kind.score > drawn.score:
         return kind
     return drawn
 
@@ -164,20 +174,18 @@ def _draw(node: Node, rule: Rule, types: frozenset[str] | None) -> Needles | Non
         return None
     found = [_draw(each, rule, types) for each in node.parts]
     if isinstance(node, And):
-        known = [each for each in found if each is not None and len(each.texts) <= MAX_TEXTS]
+        known = [each for each in found if each is not None and each.size <= MAX_TEXTS]
         return max(known, key=lambda each: each.score, default=None)
-    texts: set[bytes] = set()
-    score = float("inf")
-    for each in found:
-        if each is None:
-            return None
-        texts |= each.texts
-        score = min(score, each.score)
-    return Needles(frozenset(texts), score)
+    return _any_of(found)
 
 
 def _of_value(node: Is, rule: Rule, types: frozenset[str] | None) -> Needles | None:
     field, value = node.field, node.value
+    if field in ("Image", "ParentImage") and isinstance(value, Text) and not value.cased:
+        score = IMAGE_SCORE + max((len(each) for each in _literals(value)), default=0)
+        if field == "Image":
+            return Needles(frozenset(), score, images=(node,))
+        return Needles(frozenset(), score, parents=(node,))
     if isinstance(value, Regex):
         texts = required(value.pattern, value.flags)
         if texts is None or field is None or not _is_written(field, rule):
@@ -232,10 +240,24 @@ def _best(choices: Iterable[Needles | None]) -> Needles | None:
 
 
 def _any_of(choices: list[Needles | None]) -> Needles | None:
-    if not choices or None in choices:
+    if not choices:
         return None
-    known = [each for each in choices if each is not None]
-    return Needles(frozenset().union(*[each.texts for each in known]), min(each.score for each in known))
+    texts: set[bytes] = set()
+    images: list[Is] = []
+    parents: list[Is] = []
+    score = float("inf")
+    for each in choices:
+        if each is None:
+            return None
+        texts |= each.texts
+        images += each.images
+        parents += each.parents
+        score = min(score, each.score)
+    return Needles(frozenset(texts), score, tuple(images), tuple(parents))
+
+
+def _literals(value: Text) -> list[str]:
+    return [each for each in value.parts if isinstance(each, str)]
 
 
 def _cut(text: str, field: str) -> list[Needles | None]:

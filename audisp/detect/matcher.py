@@ -102,14 +102,21 @@ class Matcher:
         self.events += len(runs_)
         hits: list[Hit] = []
         recorded = self.recorded
-        started = set(scan.starts if recorded is not None else ())
+        started = set(scan.starts)
         found, always = scan.found, self.prefilter.always
         if not self._filtering:
             found, always = {}, (1 << len(self.rules)) - 1
-        looked = range(len(runs_)) if always else sorted(started.union(found))
+        asking = self.prefilter.parents if self._filtering else None
+        children = set(scan.processes if asking is not None and asking.all else ())
+        noted = started if recorded is not None else ()
+        looked = range(len(runs_)) if always else sorted({*found, *children, *noted})
         events = batch.events if looked else []
         for at in looked:
             mask = found.get(at, 0) | always
+            if asking is not None and at in children:
+                parent = self._parents(events[at])
+                if parent is not None and parent.image is not None:
+                    mask |= asking.meant(parent.image.lower())
             if mask and not events[at].flags & NO_STAMP:
                 self.looked_at += 1
                 self._look(events[at], mask, hits)

@@ -18,6 +18,7 @@ import attrs
 from ahocorasick_rs import BytesAhoCorasick, Implementation
 
 from audisp.detect.form import And, Is, Node, Not, Or, Rule
+from audisp.detect.images import Images, image_of
 from audisp.detect.literals import ARGUMENTS, CONNECTED, CREATED, PROCESS, RECORD_FIELDS, needles_of, types_of
 from audisp.detect.views import words_of
 from audisp.event import Run
@@ -40,10 +41,12 @@ Found = dict[int, int]
 
 @attrs.frozen
 class Scan:
-    """What was found in a batch. starts: positions of events in which a program was started, in order."""
+    """What was found in a batch. starts: positions of events with arguments, in order. processes: of those that rules
+    for the start of a program may be true of."""
 
     found: Found
     starts: list[int]
+    processes: list[int]
 
 
 def fields_of(node: Node) -> frozenset[str | None]:
@@ -80,18 +83,25 @@ class Prefilter:
         places: dict[bytes, int] = {}
         self.always = 0
         """Rules that may be true of anything."""
+        images, parents = [], []
         for place, rule in enumerate(rules):
-            texts = needles_of(rule).texts
-            if not texts:
+            needles = needles_of(rule)
+            if not needles.size:
                 self.always |= 1 << place
-            for text in texts:
+            images.append((place, needles.images))
+            parents.append((place, needles.parents))
+            for text in needles.texts:
                 places[text] = places.get(text, 0) | 1 << place
         if len(places) > MAX_NEEDLES:
             self.always = (1 << len(rules)) - 1
             places = {}
+        self._images = Images(images)
+        self.parents = Images(parents)
+        """What rules ask of the parent's file."""
         kinds = _kinds(rules)
         self._free = (1 << len(rules)) - 1 & ~(kinds.arguments | kinds.process | kinds.file | kinds.connection)
         self._started = kinds.arguments | kinds.process
+        self._process = kinds.process
         told = [
             *((text, kinds.process) for text in PROCESS),
             *((text, kinds.file) for text in CREATED),
@@ -107,9 +117,9 @@ class Prefilter:
         self._told, self._marks = len(places), len(places) + len(told)
         self.needles = len(places)
         """Texts that are looked for, of all rules."""
-        needles = [*places, *(text for text, _ in told), *marks]
+        texts = [*places, *(text for text, _ in told), *marks]
         # Twice as fast as the automaton that the library would choose for so many.
-        self._automaton = BytesAhoCorasick(needles, implementation=Implementation.DFA)
+        self._automaton = BytesAhoCorasick(texts, implementation=Implementation.DFA)
 
     def scan(self, data: bytes, runs: Sequence[Run]) -> Scan:
         """data: a batch's; runs: the events in it, in order, which make up all of it."""
@@ -122,17 +132,22 @@ class Prefilter:
         starts = _arguments(low, ends, side)
         if side.texts:
             # Their own text is not looked through for what is encoded: nothing is encoded twice.
-            low = b"".join(side.texts).lower()
-            self._search(low, list(accumulate(map(len, side.texts))), side.events, found, kinds, None)
-        started = set(starts)
-        out: Found = {}
+            beside = b"".join(side.texts).lower()
+            self._search(beside, list(accumulate(map(len, side.texts))), side.events, found, kinds, None)
+        for at in starts:
+            kinds[at] = kinds.get(at, 0) | self._started
+        images, out = self._images, {}
+        for at, allowed in kinds.items():
+            # Of an event of no such kind nobody asks for the program by this way.
+            image = image_of(low, ends[at - 1] if at else 0, ends[at])
+            mask = images.all if image is None else images.meant(image)
+            mask = (mask | found.get(at, 0)) & (allowed | self._free)
+            if mask:
+                out[at] = mask
         for at, mask in found.items():
-            allowed = self._free | kinds.get(at, 0)
-            if at in started:
-                allowed |= self._started
-            if mask & allowed:
-                out[at] = mask & allowed
-        return Scan(out, starts)
+            if at not in kinds and mask & self._free:
+                out[at] = mask & self._free
+        return Scan(out, starts, [at for at, mask in kinds.items() if mask & self._process])
 
     def _search(
         self,

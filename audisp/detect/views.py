@@ -30,6 +30,8 @@ ARGUMENT: Final = re.compile(r"a(0|[1-9][0-9]{0,6})\Z")
 """The name of an argument of EXECVE, as a rule has it."""
 _WORD: Final = re.compile(r"a([0-9]{1,7})(?:\[([0-9]{1,7})\])?\Z")
 _ODD: Final = re.compile(rb"//|/\.\.?(?:/|\Z)")
+DIGITS: Final = 7
+"""Of an argument's number: the kernel takes at most some two million arguments."""
 EXEC: Final = frozenset({"execve", "execveat"})
 CONNECT: Final = "3"
 """Register a0 of socketcall(2) for connect (linux/net.h)."""
@@ -76,6 +78,12 @@ def words_of(records: list[Record]) -> dict[int, bytes]:
     pieces: dict[int, dict[int, str]] = {}
     for record in records:
         for name, value in record.fields.items():
+            if name[0] != "a":
+                continue
+            number = name[1:]
+            if number.isascii() and number.isdigit() and len(number) <= DIGITS:
+                whole.setdefault(int(number), value)
+                continue
             found = _WORD.match(name)
             if found is None:
                 continue

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import uuid
 from pathlib import Path
 from typing import Final
 
@@ -31,11 +32,22 @@ def rules_of(*texts: str) -> RuleSet:
     return translate([(f"{at}.yml", text.encode()) for at, text in enumerate(texts)])
 
 
-def rule(detection: str, *, source: str = "service: auditd", id_: str = "r", head: str = "") -> str:
-    """A Sigma rule around a detection, which is YAML and indented by nothing."""
+def id_of(name: str) -> str:
+    """The id that `rule` gives."""
+    return str(uuid.uuid5(uuid.NAMESPACE_URL, name))
+
+
+def rule(detection: str, *, name: str = "r", source: str = "service: auditd", level: str = "high") -> str:
+    """A Sigma rule around a detection, which is YAML and indented by nothing. name: also its title."""
     body = "\n".join("    " + line for line in detection.strip().splitlines())
-    above = f"title: {id_}\nid: {id_}\nlogsource:\n    product: linux\n    {source}\n{head}"
-    return f"{above}detection:\n{body}\nlevel: high\n"
+    head = f"title: {name}\nname: {name}\nid: {id_of(name)}\nlogsource:\n    product: linux\n    {source}\n"
+    return f"{head}detection:\n{body}\nlevel: {level}\n"
+
+
+def correlation(text: str, *, name: str = "c", source: str = "") -> str:
+    """A document with a correlation, whose text is indented by nothing."""
+    body = "\n".join("    " + line for line in text.strip().splitlines())
+    return f"title: {name}\nname: {name}\nid: {id_of(name)}\n{source}correlation:\n{body}\nlevel: critical\n"
 
 
 def findings(rules: RuleSet, path: Path, *, prefilter: bool = True) -> list[Finding]:
@@ -61,7 +73,7 @@ def detect(rules: RuleSet, lines: str | bytes, *, prefilter: bool = True) -> lis
 
 
 def fired(rules: RuleSet, lines: str | bytes) -> list[str]:
-    """The ids of the rules that are true of these records, sorted; the same with and without prefilter."""
-    with_it = sorted(each.heading.id for each in detect(rules, lines))
-    assert with_it == sorted(each.heading.id for each in detect(rules, lines, prefilter=False))
+    """The titles of the rules that are true of these records, sorted; the same with and without prefilter."""
+    with_it = sorted(each.heading.title for each in detect(rules, lines))
+    assert with_it == sorted(each.heading.title for each in detect(rules, lines, prefilter=False))
     return with_it
