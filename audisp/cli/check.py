@@ -1,7 +1,8 @@
 """`audisp check [DIR]`: says what is wrong with a configuration, without running anything of it.
 
 Prints one line per finding, ``FILE:LINE: KEY: MESSAGE``, then a summary. Programs are looked at and never started; of
-plugins in this process, the active ones are imported, for their schema, after the checks of their files.
+plugins in this process, the active ones are imported, for their schema, after the checks of their files; isolated ones
+are asked in a process of their own.
 """
 
 from __future__ import annotations
@@ -13,10 +14,13 @@ from pathlib import Path
 from typing import Final, TextIO
 
 import attrs
+import trio
 
 from audisp.config import audispd, auditd, collector, plugins, remote
 from audisp.config.files import OWN_CONF, PLUGIN_CONF, FileKind, read_checked
 from audisp.config.grammar import ConfigErrors, parse, shown
+from audisp.dispatch.isolated import describe
+from audisp.dispatch.made import isolated
 from audisp.errors import AudispError, ConfigError
 from audisp.sources.contract import parse_source
 
@@ -165,6 +169,9 @@ def _lines(path: Path, key: str, kind: FileKind, *, allow_links: bool = False) -
 
 def _settings(conf: plugins.PluginConf, schema_for: SchemaFor, findings: Findings) -> None:
     try:
+        if isolated(conf):
+            findings.notices += _described(conf)
+            return
         schema = schema_for(conf.plugin or "")
         if schema is not None:
             findings.notices += plugins.notices_of(conf, plugins.settings_of(conf, schema))
@@ -174,6 +181,19 @@ def _settings(conf: plugins.PluginConf, schema_for: SchemaFor, findings: Finding
         # The key stands last, as `parse` lets the last one count; af_unix comes without it, from `path`.
         line = next(reversed(_lines(conf.path, "plugin", PLUGIN_CONF)), None)
         findings.add(ConfigError(str(problem), path=conf.path, line=line, key="plugin"))
+
+
+def _described(conf: plugins.PluginConf) -> tuple[str, ...]:
+    """What an isolated plugin says of its settings, in a process of its own, which has no more rights than it will.
+    Raises ConfigErrors, PluginError."""
+    if os.geteuid() != 0:
+        # We cannot make it another user's; and it gets no more than we have.
+        conf = attrs.evolve(conf, user=None, capabilities=None, nice=None)
+
+    def say(level: str, message: str, *, limit: str | None = None) -> None:
+        print(_printable(message), file=sys.stderr)
+
+    return trio.run(describe, conf, say).notices
 
 
 def check(

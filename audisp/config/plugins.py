@@ -59,6 +59,10 @@ _OURS: Final = ("active", "plugin")
 _UPSTREAM: Final = ("active", "direction", "path", "type", "args", "format")
 _OVERFLOW = Literal["ignore", "syslog", "suspend", "single", "halt", "drop_oldest", "drop_newest", "spill"]
 _FOR_CHILDREN: Final = ("user", "capabilities", "nice", "memory_max")
+_ACTIONS: Final = ("syslog", "email", "exec", "single", "halt")
+
+LEAST_MEMORY: Final = 32 << 20
+"""Smallest memory_max of an isolated plugin: an interpreter with this package loaded has 20 MiB."""
 
 
 def _user(words: tuple[str, ...]) -> str:
@@ -91,10 +95,10 @@ def _patterns(text: str) -> None:
             raise ValueError(f"{shown(word)} matches no identity: those are 1 to {MAX_IDENTITY} characters from ! to ~")
 
 
-def _isolation(words: tuple[str, ...]) -> str:
-    if one(words).lower() == "none":
-        return "none"
-    raise ValueError("only 'none' is there yet; a plugin in a process of its own is a child program (path =)")
+def _actions(words: tuple[str, ...]) -> tuple[str, ...]:
+    if [word.lower() for word in words] == ["none"]:
+        return ()
+    return tuple(choice(word, _ACTIONS) for word in words)
 
 
 @attrs.frozen(kw_only=True)
@@ -119,7 +123,10 @@ class HostKeys:
     """On a collector: identities, with * ? [...], whose records the plugin gets; see `patterns`."""
     shape: str | None = key(None, read=_shape)
     shape_version: str | None = None
-    isolation: Literal["none"] = key("none", read=_isolation)
+    isolation: Literal["none", "process"] = "none"
+    """process: a plugin of Python's in a process of its own. A child program has one anyway."""
+    actions: tuple[str, ...] | None = key(None, read=_actions)
+    """What an isolated plugin may have the dispatcher do; None: dispatch/isolated.py, ACTIONS."""
     user: str | None = key(None, read=_user)
     capabilities: tuple[str, ...] | None = key(None, read=capabilities)
     nice: int | None = key(None, min=-20, max=19)
@@ -334,11 +341,7 @@ def _assemble(
     builtin = upstream is not None and (upstream.path or "").lower().startswith("builtin_")
     if plugin is not None and inside:
         entry = _entry(plugin, errors)
-        errors += [
-            located(last[each], "is for a child program (path =), not for a plugin in this process", path)
-            for each in (*_FOR_CHILDREN, "path")
-            if each in last
-        ]
+        errors += _of_a_process(last, host, path, notices)
     elif builtin:
         entry = AF_UNIX
         if upstream is not None and upstream.active:
@@ -376,6 +379,23 @@ def _assemble(
         notices=tuple(notices),
         **attrs.asdict(host, recurse=False),
     )
+
+
+def _of_a_process(last: dict[str, Setting], host: HostKeys | None, path: Path, notices: list[str]) -> list[ConfigError]:
+    """What is wrong with keys of a plugin of Python's that are for a process of its own."""
+    errors = [located(last["path"], "is for a child program, and plugin is not", path)] if "path" in last else []
+    if host is None:
+        return errors
+    if host.isolation == "none":
+        needs = "is for a process of its own: a child program (path =), or isolation = process"
+        return errors + [located(last[each], needs, path) for each in (*_FOR_CHILDREN, "actions") if each in last]
+    if host.memory_max is not None and host.memory_max < LEAST_MEMORY:
+        errors.append(located(last["memory_max"], f"is below what Python takes: {LEAST_MEMORY >> 20}M", path))
+    if host.user is None and os.geteuid() == 0:
+        notices.append(
+            f"{path}:{last['isolation'].line}: isolation: a process of its own, and it runs as root: user is not set"
+        )
+    return errors
 
 
 def _builtin_args(last: dict[str, Setting], upstream: _Upstream | None) -> list[Setting]:

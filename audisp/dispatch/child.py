@@ -24,6 +24,7 @@ from audisp.dispatch.restart import Restarts
 from audisp.dispatch.runner import Say, drain, keep_running
 from audisp.dispatch.shaping import Form
 from audisp.dispatch.socketpair import Channel
+from audisp.dispatch.stderr import LAST_WORDS, capture
 from audisp.dispatch.wakeup import Wakeup
 from audisp.errors import PluginError
 from audisp.record import Block
@@ -36,16 +37,6 @@ EOF_GRACE: Final = 2.0
 """Seconds between EOF on a child's stdin and SIGTERM. auditd gives 50 ms: too short for one that must write out."""
 TERM_GRACE: Final = 2.0
 """Seconds between SIGTERM and SIGKILL. auditd waits for ever, and can be held so."""
-STDERR_LINE: Final = 1024
-"""Longest piece of a child's stderr that becomes one line in our log."""
-STDERR_LINES: Final = 20
-"""Lines of one piece that are looked at; the others are counted. The log's own limit lets fewer pass."""
-STDERR_READ: Final = 65_536
-"""A pipe's capacity: one piece is all that there is."""
-STDERR_PAUSE: Final = 0.01
-"""Seconds between two pieces: at most 6.5 MB/s are read from a child that writes to stderr without end."""
-LAST_WORDS: Final = 0.03
-"""Seconds after a child's end in which its last words are read. A grandchild may hold its stderr open for ever."""
 
 
 @attrs.define(eq=False)
@@ -130,7 +121,7 @@ class ChildRunner:
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._drain, channel, launched)
-                nursery.start_soon(self._capture, trio.lowlevel.FdStream(stderr))
+                nursery.start_soon(capture, self.name, self.say, trio.lowlevel.FdStream(stderr))
                 ended = await launched.wait()
                 await trio.sleep(LAST_WORDS)
                 nursery.cancel_scope.cancel()
@@ -250,28 +241,6 @@ class ChildRunner:
     def _put_back(self, block: Block) -> None:
         self.intake.give_back(block)
         self.intake.redelivered -= block.records - block.own  # the child never saw a byte of it
-
-    async def _capture(self, stream: trio.lowlevel.FdStream) -> None:
-        """The child's stderr, line by line, into our log. A child that floods it is slowed down, not we."""
-        pending = b""
-        async with stream:
-            while True:
-                try:
-                    data = await stream.receive_some(STDERR_READ)
-                except (OSError, trio.BrokenResourceError):
-                    data = b""
-                *lines, pending = (pending + data).split(b"\n")
-                if pending and (not data or len(pending) > STDERR_LINE):
-                    lines, pending = [*lines, pending], b""
-                for line in lines[:STDERR_LINES]:
-                    text = line[:STDERR_LINE].decode("utf-8", "backslashreplace")
-                    self.say("info", f"plugin {self.name} says: {text}", limit=f"stderr-{self.name}")
-                if len(lines) > STDERR_LINES:
-                    more = len(lines) - STDERR_LINES
-                    self.say("info", f"plugin {self.name} says {more} lines more", limit=f"stderr-{self.name}")
-                if not data:
-                    return
-                await trio.sleep(STDERR_PAUSE)
 
     def tick(self) -> None:
         """Once a second: bring the books up to what the child has read, and copy down a block it is slow in."""

@@ -33,6 +33,7 @@ from audisp.dispatch.internal import (
     DAEMON_START,
     Internal,
 )
+from audisp.dispatch.made import isolated
 from audisp.dispatch.own import OwnActivity
 from audisp.dispatch.plan import Plan, load
 from audisp.dispatch.roster import Roster
@@ -464,7 +465,7 @@ class Engine:
             host = getattr(runner, "host", None)
             plugins[name] = self._plugin_books(name) | {
                 "state": runner.state,
-                "kind": "child" if entry.conf.command else "in-process",
+                "kind": "child" if entry.conf.command else "isolated" if isolated(entry.conf) else "in-process",
                 "program": entry.conf.command[0] if entry.conf.command else entry.conf.plugin,
                 "arguments": list(entry.conf.command[1:]) if entry.conf.command else [],
                 "user": entry.conf.user,

@@ -125,6 +125,15 @@ def _load_file(path: Path) -> object:
     return module
 
 
+def check_emitted(type_: int, fields: str) -> None:
+    """Raises ValueError for a type or text that is not allowed."""
+    if type_ not in EMIT_TYPES or type_ in DAEMON_TYPES:
+        raise ValueError(f"record type {type_} may not be emitted: 1100 to 1199 and 1300 to 2999 may")
+    size = len(fields.encode("utf-8", "surrogateescape"))
+    if size > EMIT_BYTES:
+        raise ValueError(f"{size} bytes are more than an audit record takes ({EMIT_BYTES})")
+
+
 @attrs.define(eq=False)
 class PluginHost:
     """What one opened plugin may ask of the dispatcher; implements `audisp.plugin.Host`."""
@@ -154,11 +163,7 @@ class PluginHost:
 
     def emit(self, type_: int, fields: str) -> None:
         """A record of the plugin's own. Raises ValueError for a type or text that is not allowed."""
-        if type_ not in EMIT_TYPES or type_ in DAEMON_TYPES:
-            raise ValueError(f"record type {type_} may not be emitted: 1100 to 1199 and 1300 to 2999 may")
-        size = len(fields.encode("utf-8", "surrogateescape"))
-        if size > EMIT_BYTES:
-            raise ValueError(f"{size} bytes are more than an audit record takes ({EMIT_BYTES})")
+        check_emitted(type_, fields)
         now = self.clock()
         with self._lock:
             if now - self._second >= 1:

@@ -21,7 +21,7 @@ from audisp.buffer.queue import MERGE_BYTES
 from audisp.config.plugins import PluginConf
 from audisp.dispatch.intake import Intake
 from audisp.dispatch.restart import Restarts
-from audisp.dispatch.runner import FOREIGN, Say, drain, keep_running
+from audisp.dispatch.runner import FOREIGN, Say, drain, is_async, keep_running, named
 from audisp.dispatch.spool import save_aside
 from audisp.dispatch.wakeup import Wakeup
 from audisp.plugin import Delivery, Host, PluginType, Reject, Retry
@@ -125,7 +125,7 @@ class InProcessRunner:
                     self, self._generation, self._stop, self.say, again="opening it again", release=self._release
                 )
         except FOREIGN as error:
-            self.say("error", f"plugin {self.name}: while it was left to itself: {_named(error)}")
+            self.say("error", f"plugin {self.name}: while it was left to itself: {named(error)}")
         finally:
             self._release()
             self.state = "stopped"
@@ -145,20 +145,20 @@ class InProcessRunner:
                 await self._serve(delivery, serving)
         except FOREIGN as error:
             if self._stop.is_set():
-                self.say("error", f"plugin {self.name}: while it was closed: {_named(error)}")
+                self.say("error", f"plugin {self.name}: while it was closed: {named(error)}")
             self._problem = error
         finally:
             self.delivery = None
             with self.intake.lock:
                 serving.closing = serving.abandoned = True
-        problem = "it ended by itself" if self._problem is None else _named(self._problem)
+        problem = "it ended by itself" if self._problem is None else named(self._problem)
         if not self.opened.is_set():
             self.first_problem = problem
             self.opened.set()
         return problem
 
     async def _serve(self, delivery: Delivery, serving: _Serving) -> None:
-        if _is_async(delivery.deliver):
+        if is_async(delivery.deliver):
             self.intake.wake = self._wakeup.set
             await self._serve_in_loop(delivery, serving)
         else:
@@ -258,7 +258,7 @@ class InProcessRunner:
             return "done"
         poison = error is not None and not isinstance(error, Retry) and self._attempts + 1 >= POISON_ATTEMPTS
         if poison and error is not None:
-            self._quarantine(block, _named(error), serving)
+            self._quarantine(block, named(error), serving)
         with self.intake.lock:
             if serving.abandoned:
                 return "failed"
@@ -391,20 +391,8 @@ class InProcessRunner:
         try:
             return {str(key): str(value) for key, value in state().items()}
         except FOREIGN as error:
-            return {"state": f"failed: {_named(error)}"}
+            return {"state": f"failed: {named(error)}"}
 
     def holding(self) -> Iterator[Block]:
         """See Runner."""
         return iter(() if self._held is None else (self._held,))
-
-
-def _is_async(deliver: object) -> bool:
-    # An object with `async def __call__` is a coroutine function, too.
-    return inspect.iscoroutinefunction(deliver) or inspect.iscoroutinefunction(getattr(deliver, "__call__", None))  # noqa: B004
-
-
-def _named(error: BaseException) -> str:
-    if isinstance(error, BaseExceptionGroup):
-        return "; ".join(_named(each) for each in error.exceptions)
-    text = str(error)
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__

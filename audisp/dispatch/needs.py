@@ -7,6 +7,7 @@ from typing import Final
 
 from audisp.config.plugins import PluginConf
 from audisp.dispatch import privileges
+from audisp.dispatch.made import isolated
 
 OUTPUT: Final = "output"
 """The bundled plugin that writes to files and programs; its keys say what it needs."""
@@ -18,7 +19,7 @@ Need = Callable[[str, str], None]
 def plugin_needs(confs: Iterable[PluginConf], need: Need) -> None:
     """Name what these plugins need, of capabilities."""
     confs = tuple(confs)
-    if any(conf.command for conf in confs):
+    if any(conf.command or isolated(conf) for conf in confs):
         # Of those without `user =`, too: many, such as laurel, become another user by themselves.
         for capability in privileges.FOR_USERS:
             need(capability, "child programs: end those that run as another user")

@@ -25,6 +25,8 @@ from audisp.dispatch.host import PluginHost, load_type
 from audisp.dispatch.inprocess import InProcessRunner, as_it_is
 from audisp.dispatch.intake import Intake, Policy
 from audisp.dispatch.internal import DAEMON_ERR, Internal
+from audisp.dispatch.isolated import IsolatedRunner, changed, make
+from audisp.dispatch.made import Made, files_of, isolated, stamp_of
 from audisp.dispatch.plan import LOG, Plan
 from audisp.dispatch.restart import Restarts
 from audisp.dispatch.router import Router
@@ -56,28 +58,9 @@ SPILL_FACTOR: Final = 10
 """A spill may hold this many times the queue's bytes unless `spill_bytes` says otherwise."""
 
 
-Made = tuple[PluginType, Any]
-"""A plugin's type, and its settings."""
-
-
 def _shaped(conf: PluginConf) -> bool:
     """Whether the plugin gets anything but records as they are."""
     return conf.shape is not None and conf.shape != RAW
-
-
-def _files(made: Made | None) -> dict[Path, object]:
-    """Files that the plugin's schema says its settings are made of beside plugins.d: a method `files` of it."""
-    asked = None if made is None else getattr(made[1], "files", None)
-    return {Path(path): _stamp(Path(path)) for path in asked()} if callable(asked) else {}
-
-
-def _stamp(path: Path) -> object:
-    """What changes when a file does; None if it is not there."""
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
 @attrs.define(eq=False)
@@ -165,13 +148,13 @@ class Roster:
 
     async def _start(self, nursery: trio.Nursery, conf: PluginConf) -> None:
         """Raises AudispError for what can be known before it runs."""
-        made = self._make_type(conf)
+        made = await self._make_type(conf)
         intake = self._make_intake(conf)
         runner = self._make_runner(conf, intake, made)
         entry = self.entries[conf.name] = Entry(
             conf, self._key(conf), intake, runner, self._action(conf), self._wanted(conf, intake, made)
         )
-        entry.files = _files(made)
+        entry.files = {} if made is None else made.files
         self._book_crash(conf.name, intake)
         await self._spill_if_wanted(nursery, entry)
         nursery.start_soon(runner.run)
@@ -181,7 +164,7 @@ class Roster:
 
     async def attach(self, nursery: trio.Nursery, conf: PluginConf, type_: PluginType, settings: Any) -> None:
         """Feed a plugin that no file configures, until `detach`. Raises AudispError."""
-        made = (type_, settings)
+        made = Made(type_, settings)
         intake = self._make_intake(conf)
         wanted = self._wanted(conf, intake, made)
         runner = self._make_runner(conf, intake, made)
@@ -228,21 +211,28 @@ class Roster:
         self.router.intakes = tuple(entry.intake for entry in entries if entry.wanted is None)
         self.router.wanted = tuple(entry.wanted for entry in entries if entry.wanted is not None)
 
-    def _make_type(self, conf: PluginConf) -> Made | None:
+    async def _make_type(self, conf: PluginConf) -> Made | None:
         if conf.plugin is None:
             return None
+        own_log = conf.name == LOG and self.plan.writes_log
+        if isolated(conf):
+            if own_log:
+                raise PluginError("isolation: auditd.conf's log is written by the dispatcher itself: take it out")
+            return await make(conf, self.say, inherit=self.plan.options.foreground)
         type_ = load_type(conf.plugin)
-        if conf.name == LOG and self.plan.writes_log:
-            return type_, self.log_settings(type_, conf if conf.settings else None)
-        settings: Any = settings_of(conf, type_.config)
+        settings: Any
+        if own_log:
+            settings = self.log_settings(type_, conf if conf.settings else None)
+            return Made(type_, settings, files_of(settings))
+        settings = settings_of(conf, type_.config)
         for notice in notices_of(conf, settings):
             self.say("notice", notice)
-        return type_, settings
+        return Made(type_, settings, files_of(settings))
 
     def _wanted(self, conf: PluginConf, intake: Intake, made: Made | None) -> Wanted | None:
         """How the plugin is fed: None for blocks as they come. Sets whether its queue joins what waits."""
         selection = self._selection(conf)
-        by_event = _shaped(conf) or (made is not None and made[0].wants == "events")
+        by_event = _shaped(conf) or (made is not None and made.type.wants == "events")
         intake.queue.merges = not by_event
         # A program reads one stream; a plugin in this process is told whose the records are.
         intake.queue.by_source = self.supply is not None and made is not None
@@ -319,7 +309,6 @@ class Roster:
         if made is None:
             inherit = self.plan.options.foreground
             return ChildRunner(conf, intake, restarts, self.say, stdout_inherit=inherit, form=shape)
-        type_, settings = made
         host = PluginHost(
             name=conf.name,
             owner=self.plan.owner or self.plan.writes_log,
@@ -329,24 +318,25 @@ class Roster:
             action=self.act,
             clock=time.monotonic,
         )
-        return InProcessRunner(
+        return (IsolatedRunner if isolated(conf) else InProcessRunner)(
             conf,
-            type_,
-            settings,
+            made.type,
+            made.settings,
             intake,
             restarts,
             self.say,
             host,
             self.plan.own.runtime_dir / "quarantine",
             conf.deliver_timeout,
-            form=self._form(conf, type_, shape),
+            form=self._form(conf, made.type, shape),
         )
 
     def _form(self, conf: PluginConf, type_: PluginType, shape: SharedShape | None) -> Callable[[Block], Block | None]:
         if type_.wants == "events":
             if shape is not None:
                 raise PluginError(f"plugin {conf.name}: wants events, so it cannot be given a shape: take shape out")
-            return self.shaping.as_events
+            # Events are made where they are looked at.
+            return as_it_is if isolated(conf) else self.shaping.as_events
         return as_it_is if shape is None else self.shaping.as_text(shape)
 
     def _emit(self, emitter: Intake, type_: int, text: str) -> None:
@@ -412,7 +402,9 @@ class Roster:
 
         async def change(name: str, work: Callable[[], Awaitable[str]]) -> None:
             try:
-                done[name] = await work()
+                did = await work()
+                if did:
+                    done[name] = did
             except AudispError as error:
                 self.say("error", f"plugin {name}: stays as it was: {error}")
                 done[name] = "kept" if name in self.entries else "not started"
@@ -426,16 +418,24 @@ class Roster:
                 entry_now = self.entries.get(name)
                 if entry_now is None:
                     changes.start_soon(change, name, partial(self._add, nursery, conf))
-                elif self._changed(entry_now, conf) or entry_now.runner.state == "failed":
-                    changes.start_soon(change, name, partial(self._restart, nursery, entry_now, conf))
-                elif entry_now.intake.refusing == "suspended":
-                    entry_now.intake.resume()
-                    done[name] = "resumed"
+                else:
+                    changes.start_soon(change, name, partial(self._review, nursery, entry_now, conf))
         self._forget_selections()
         return [f"{name} {what}" for name, what in sorted(done.items())]
 
-    def _changed(self, entry: Entry, conf: PluginConf) -> bool:
-        return entry.key != self._key(conf) or entry.files != {path: _stamp(path) for path in entry.files}
+    async def _review(self, nursery: trio.Nursery, entry: Entry, conf: PluginConf) -> str:
+        """Start it anew if it has to be; what was done, "" for nothing."""
+        if entry.key != self._key(conf) or entry.runner.state == "failed" or await self._files_changed(entry, conf):
+            return await self._restart(nursery, entry, conf)
+        if entry.intake.refusing == "suspended":
+            entry.intake.resume()
+            return "resumed"
+        return ""
+
+    async def _files_changed(self, entry: Entry, conf: PluginConf) -> bool:
+        if isolated(conf):
+            return await changed(conf, entry.files, self.say)
+        return entry.files != {path: stamp_of(path) for path in entry.files}
 
     async def _add(self, nursery: trio.Nursery, conf: PluginConf) -> str:
         await self._start(nursery, conf)
@@ -445,11 +445,11 @@ class Roster:
     async def _restart(self, nursery: trio.Nursery, entry: Entry, conf: PluginConf) -> str:
         """Another runner for the same intake, so that nothing is lost or doubled. Raises AudispError for what can be
         known before the old one is stopped."""
-        made = self._make_type(conf)
+        made = await self._make_type(conf)
         await entry.runner.stop(trio.current_time())
         intake = entry.intake
         entry.conf, entry.key, entry.action = conf, self._key(conf), self._action(conf)
-        entry.files = _files(made)
+        entry.files = {} if made is None else made.files
         entry.wanted = self._wanted(conf, intake, made)
         self._publish()
         with intake.lock:

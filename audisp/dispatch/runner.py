@@ -5,6 +5,7 @@ A runner belongs to one configured plugin: it takes from that plugin's intake an
 
 from __future__ import annotations
 
+import inspect
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Final, Protocol
@@ -14,6 +15,7 @@ import trio
 from audisp.config.plugins import PluginConf
 from audisp.dispatch.intake import Intake
 from audisp.dispatch.restart import Restarts
+from audisp.errors import PluginError
 from audisp.record import Block
 
 DRAIN_POLL: Final = 0.02
@@ -22,6 +24,10 @@ DRAIN_POLL: Final = 0.02
 
 FOREIGN: Final = (Exception, SystemExit)
 """What a plugin's code may raise: anything, and it is the plugin's end and not ours."""
+
+
+class Elsewhere(PluginError):
+    """What a plugin's process, or its end, says for itself: its text needs no name of a class before it."""
 
 
 class Say(Protocol):
@@ -127,3 +133,19 @@ async def drain(runner: Runner, everything: Callable[[], bool], deadline: float)
     with trio.CancelScope(deadline=deadline):
         while runner.state not in ("failed", "stopped") and not everything():  # noqa: ASYNC110 - see DRAIN_POLL
             await trio.sleep(DRAIN_POLL)
+
+
+def is_async(deliver: object) -> bool:
+    """Whether it is to be awaited."""
+    # An object with `async def __call__` is a coroutine function, too.
+    return inspect.iscoroutinefunction(deliver) or inspect.iscoroutinefunction(getattr(deliver, "__call__", None))  # noqa: B004
+
+
+def named(error: BaseException) -> str:
+    """What was raised, in words."""
+    if isinstance(error, BaseExceptionGroup):
+        return "; ".join(named(each) for each in error.exceptions)
+    text = str(error)
+    if isinstance(error, Elsewhere):
+        return text
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -45,6 +45,8 @@ MAX_ROWS: Final = 65_536
 _HEAD: Final = 128
 """Bytes left for what stands around the rows."""
 _PIDS: Final = 1 << 31
+PROCESS_FIELDS: Final = 14
+"""Of a row: those that are the process's own."""
 _ROW: Final = 18
 
 
@@ -64,7 +66,7 @@ def dump(table: ProcessTable, boot: str, limit: int = MAX_DUMP) -> bytes:
     rows: list[bytes] = []
     room = limit - _HEAD - len(boot)
     for entry in reversed(list(table)):
-        row: bytes = packer.pack([*_row(entry.process), entry.seen, entry.ended, entry.certain, entry.nested])
+        row: bytes = packer.pack([*process_row(entry.process), entry.seen, entry.ended, entry.certain, entry.nested])
         room -= len(row)
         if room < 0:
             break
@@ -115,7 +117,8 @@ def restore(table: ProcessTable, data: bytes, boot: str, alive: Mapping[int, int
     return Restored(len(living), len(ancestors), len(read) - len(living) - len(ancestors))
 
 
-def _row(process: Process) -> list[Any]:
+def process_row(process: Process) -> list[Any]:
+    """One process as plain values, PROCESS_FIELDS of them: for a dump, and for whoever else has to write it down."""
     place = process.place
     box = None if place is None else place.container
     return [
@@ -157,28 +160,33 @@ class _Row:
 
     def __init__(self, row: object) -> None:
         parts = _list(row, _ROW)
-        pid, born = _number(parts[0], 1, _PIDS), _number(parts[1], 0, MAX_STAMP)
-        argv = parts[7]
-        self.process = Process(
-            pid,
-            born,
-            _or_none(parts[2]),
-            _or_none(parts[3], _PIDS),
-            _key(parts[4]),
-            _text(parts[5], TEXT),
-            _text(parts[6], COMM),
-            None if argv is None else _words(argv, ARGV_WORDS, ARGV_BYTES),
-            _flag(parts[8]),
-            _text(parts[9], EVENT_ID),
-            _script(parts[10]),
-            _place(parts[11]),
-            _words(parts[12], MAX_RULES, MAX_NAME),
-            _image(parts[13]),
-        )
+        self.process = read_process(parts[:PROCESS_FIELDS])
         self.seen = _number(parts[14], 0, MAX_STAMP)
         self.ended = _or_none(parts[15])
         self.certain = _flag(parts[16])
         self.nested = None if parts[17] is None else _flag(parts[17])
+
+
+def read_process(row: object) -> Process:
+    """What `process_row` made, every field checked. Raises ParseError."""
+    parts = _list(row, PROCESS_FIELDS)
+    argv = parts[7]
+    return Process(
+        _number(parts[0], 1, _PIDS),
+        _number(parts[1], 0, MAX_STAMP),
+        _or_none(parts[2]),
+        _or_none(parts[3], _PIDS),
+        _key(parts[4]),
+        _text(parts[5], TEXT),
+        _text(parts[6], COMM),
+        None if argv is None else _words(argv, ARGV_WORDS, ARGV_BYTES),
+        _flag(parts[8]),
+        _text(parts[9], EVENT_ID),
+        _script(parts[10]),
+        _place(parts[11]),
+        _words(parts[12], MAX_RULES, MAX_NAME),
+        _image(parts[13]),
+    )
 
 
 def _list(value: object, length: int) -> list[Any]:

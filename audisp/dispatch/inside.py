@@ -1,0 +1,374 @@
+"""The process of an isolated plugin: what the dispatcher starts as ``python -I -m audisp.dispatch.inside PID``.
+
+It loads one plugin, reads its settings, opens it, and gives it what the dispatcher sends (wire/isolate.py), one
+delivery at a time. Everything that `Host` offers goes back as a message; none of it blocks, what finds no room is
+counted.
+
+User, capabilities and limits are in force before the interpreter starts (execstep.py). Descriptor 0 is the channel; it
+is moved away, so that nothing the plugin starts inherits it. When the dispatcher dies, however it dies, so does this
+process at once: an in-process plugin would be gone as well, and none must go on unseen.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import faulthandler
+import inspect
+import os
+import signal
+import socket
+import sys
+import threading
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Any, Final, cast
+
+import attrs
+import trio
+
+from audisp.config.grammar import ConfigErrors, Setting
+from audisp.config.plugins import PluginConf, notices_of, settings_of
+from audisp.dispatch.host import check_emitted, load_type
+from audisp.dispatch.made import files_of, stamp
+from audisp.dispatch.runner import FOREIGN, is_async, named
+from audisp.enrich.packed import unpack
+from audisp.errors import AudispError, ConfigError, ParseError, RemoteProtocolError
+from audisp.event import Batch
+from audisp.parse.record import RecordReader
+from audisp.plugin import Delivery, PluginType, Reject, Retry
+from audisp.record import Block, Place
+from audisp.wire import isolate as wire
+
+REPORT_SECONDS: Final = 1.0
+"""Between two reports of counters and state: as often as the dispatcher writes its books."""
+WAITING: Final = 1_024
+"""Messages that wait for a dispatcher that is slow to read; further ones are counted and not kept."""
+FLUSH_SECONDS: Final = 2.0
+"""How long the end waits for the last messages to be taken."""
+ASK_STACK: Final = signal.SIGUSR1
+"""On this signal the stack of every thread goes to stderr, and so into the dispatcher's log."""
+_PR_SET_PDEATHSIG: Final = 1
+"""linux/prctl.h"""
+
+
+class Line:
+    """The channel to the dispatcher. `post` from any thread; `receive` in one."""
+
+    def __init__(self, channel: socket.socket) -> None:
+        self._socket = channel
+        self._lock = threading.Condition()
+        self._waiting: deque[bytes] = deque()
+        self._writer: threading.Thread | None = None
+
+    def post(self, message: wire.Up, *, spare: bool = False) -> bool:
+        """Send without waiting. spare: it may be left out where too much waits already; then False."""
+        data = wire.encode(message)
+        with self._lock:
+            if self._waiting:
+                if spare and len(self._waiting) >= WAITING:
+                    return False
+                self._waiting.append(data)
+                return True
+            try:
+                sent = self._socket.send(data, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+            except BlockingIOError:
+                sent = 0
+            except OSError:
+                return False  # nobody is there any more; that is `receive`'s news
+            if sent < len(data):
+                self._waiting.append(data[sent:])
+                if self._writer is None:
+                    self._writer = threading.Thread(target=self._write, name="writer", daemon=True)
+                    self._writer.start()
+                self._lock.notify_all()
+        return True
+
+    def _write(self) -> None:
+        while True:
+            with self._lock:
+                while not self._waiting:
+                    self._lock.notify_all()
+                    self._lock.wait()
+                data = self._waiting[0]
+            try:
+                self._socket.sendall(data, socket.MSG_NOSIGNAL)
+            except OSError:
+                data = b""
+            with self._lock:
+                self._waiting.popleft()
+                if not data:
+                    self._waiting.clear()
+
+    def flush(self) -> None:
+        """Wait a while for what was posted to be sent."""
+        with self._lock:
+            self._lock.wait_for(lambda: not self._waiting, FLUSH_SECONDS)
+
+    def receive(self) -> tuple[wire.Down, bytes] | None:
+        """The next message, with its payload; None at the end. Blocks. Raises RemoteProtocolError."""
+        head = self._exactly(wire.HEAD.size)
+        if head is None:
+            return None
+        size, length = wire.lengths(head)
+        body = self._exactly(size)
+        payload = self._exactly(length)
+        return None if body is None or payload is None else (wire.decode_down(body), payload)
+
+    def _exactly(self, size: int) -> bytes | None:
+        # MSG_WAITALL: the kernel puts all of it into the very object that becomes the block's data.
+        data = self._socket.recv(size, socket.MSG_WAITALL) if size else b""
+        while len(data) < size:  # a signal came between
+            more = self._socket.recv(size - len(data), socket.MSG_WAITALL)
+            if not more:
+                return None
+            data += more
+        return data
+
+
+@attrs.define(eq=False)
+class FarHost:
+    """What the plugin may ask of the dispatcher, which judges all of it again; implements `audisp.plugin.Host`."""
+
+    name: str
+    owner: bool
+    runtime_dir: str
+    line: Line
+    _lock: threading.Lock = attrs.field(factory=threading.Lock)
+    _counters: dict[str, int] = attrs.field(factory=dict)
+    _lines: Mapping[str, str] = attrs.field(factory=dict)
+
+    def count(self, what: str, by: int = 1) -> None:
+        """See Host."""
+        what = what[: wire.MAX_NAME]
+        with self._lock:
+            if what in self._counters or len(self._counters) < wire.MAX_PAIRS:
+                self._counters[what] = self._counters.get(what, 0) + by
+
+    def say(self, level: str, message: str) -> None:
+        """See Host."""
+        if level not in wire.LEVELS:
+            raise ValueError(f"{level!r} is none of {', '.join(wire.LEVELS)}")
+        if not self.line.post(wire.Said(level, message[: wire.MAX_TEXT]), spare=True):
+            self.count("say_dropped")
+
+    def emit(self, type_: int, fields: str) -> None:
+        """See Host. Raises ValueError."""
+        check_emitted(type_, fields)
+        if not self.line.post(wire.Emitted(type_, fields), spare=True):
+            self.count("emit_dropped")
+
+    def act(self, action: str, message: str, path: str | None = None) -> None:
+        """See Host."""
+        if not self.line.post(wire.Acted(action, message[: wire.MAX_TEXT], path), spare=True):
+            self.count("act_dropped")
+
+    def report(self, delivery: Delivery) -> None:
+        """Send on what has changed since the last time."""
+        with self._lock:
+            counters, self._counters = self._counters, {}
+        if counters:
+            self.line.post(wire.Counted(counters))
+        if delivery.state is None:
+            return
+        try:
+            said = {str(key): str(value) for key, value in delivery.state().items()}
+        except FOREIGN as error:
+            said = {"state": f"failed: {named(error)}"}
+        lines = {key[: wire.MAX_NAME]: value[: wire.MAX_STATE] for key, value in list(said.items())[: wire.MAX_PAIRS]}
+        if lines != self._lines and self.line.post(wire.Stated(lines), spare=True):
+            self._lines = lines
+
+    async def keep_reporting(self, delivery: Delivery) -> None:
+        """Once a second."""
+        while True:
+            self.report(delivery)
+            await trio.sleep(REPORT_SECONDS)
+
+
+@attrs.define(eq=False)
+class Serving:
+    """The opened plugin, and what comes for it."""
+
+    line: Line
+    delivery: Delivery
+    wants: wire.Wants
+    reader: RecordReader = attrs.field(factory=RecordReader)
+    failed: bool = False
+
+    def serve(self) -> None:
+        """One message after the other, until the end. In a thread that trio started."""
+        deliver = self.delivery.deliver
+        call = self._await if is_async(deliver) else cast("Callable[[Any], None]", deliver)
+        commands = {"rotate": self.delivery.rotate, "resume": self.delivery.resume}
+        while True:
+            received = self.line.receive()
+            if received is None:
+                return
+            message, payload = received
+            if isinstance(message, wire.Close):
+                return
+            try:
+                if isinstance(message, wire.Ask):
+                    command = commands[message.what]
+                    if command is not None:
+                        self._command(command)
+                elif isinstance(message, wire.Deliver):
+                    self._deliver(call, message, self._block(message, payload))
+            except FOREIGN as error:
+                # The plugin is closed in order, and the process ends: what it had not taken comes to its successor.
+                self.failed = True
+                self.line.post(wire.Failed(named(error)[: wire.MAX_TEXT]))
+                return
+
+    def _deliver(self, call: Callable[[Any], Any], message: wire.Deliver, block: Block) -> None:
+        try:
+            if inspect.isawaitable(call(block)):
+                raise TypeError("deliver returned something to be awaited: make it a coroutine function")
+        except Retry as error:
+            self.line.post(wire.Retried(message.sequence, str(error)[: wire.MAX_TEXT]))
+        except Reject as error:
+            self.line.post(wire.Rejected(message.sequence, str(error)[: wire.MAX_TEXT]))
+        else:
+            self.line.post(wire.Taken(message.sequence))
+
+    def _await(self, block: Block) -> None:
+        trio.from_thread.run(cast("Callable[[Block], Awaitable[None]]", self.delivery.deliver), block)
+
+    def _command(self, command: Callable[[], None]) -> None:
+        """Where deliver runs."""
+        if is_async(self.delivery.deliver):
+            trio.from_thread.run_sync(command)
+        else:
+            command()
+
+    def _block(self, message: wire.Deliver, data: bytes) -> Block:
+        if self.wants == "events":
+            marks = dict(zip(message.marks[::2], message.marks[1::2], strict=True))
+            batch = Batch(
+                data,
+                message.records,
+                message.source,
+                message.arrived,
+                self.reader,
+                marks or None,
+                spooled=message.spooled,
+            )
+            batch.own = message.own
+            if message.contexts is not None:
+                try:
+                    batch.contexts = list(unpack(message.contexts))
+                except ParseError as error:  # a mistake of ours; the records are worth more than what is known of them
+                    self.line.post(wire.Said("error", f"what is known of processes is left out: {error}"), spare=True)
+            return batch
+        return Block(
+            data,
+            message.records,
+            message.source,
+            message.arrived,
+            own=message.own,
+            spooled=message.spooled,
+            place=None if message.place is None else Place(*message.place),
+        )
+
+
+def describe(start: wire.Start) -> tuple[wire.Described | wire.Refused, PluginType | None, Any]:
+    """Load the plugin and read its settings: what to answer, and its type and settings if they are good."""
+    conf = PluginConf(
+        name=start.name,
+        path=Path(start.path),
+        plugin=start.plugin,
+        settings=tuple(
+            Setting(word.key, word.words, word.line, word.text, None if word.file is None else Path(word.file))
+            for word in start.settings
+        ),
+    )
+    try:
+        type_ = load_type(start.plugin)
+        settings: Any = settings_of(conf, type_.config)
+        notices = tuple(text[: wire.MAX_FAULT] for text in notices_of(conf, settings)[: wire.MAX_LIST])
+        return wire.Described(type_.wants, notices, stamp(files_of(settings))), type_, settings
+    except ConfigErrors as problems:
+        return wire.Refused(tuple(_fault(each) for each in problems.errors[: wire.MAX_LIST])), None, None
+    except FOREIGN as problem:
+        return wire.Refused((_fault(problem),)), None, None
+
+
+def _fault(error: BaseException) -> wire.Fault:
+    if isinstance(error, ConfigError):
+        path = None if error.path is None else str(error.path)[: wire.MAX_PATH]
+        key = None if error.key is None else error.key[: wire.MAX_NAME]
+        return wire.Fault(error.message[: wire.MAX_FAULT], path, error.line, key, True)
+    text = str(error) if isinstance(error, AudispError) else named(error)
+    return wire.Fault(text[: wire.MAX_FAULT], None, None, None, False)
+
+
+async def serve(line: Line, type_: PluginType, settings: Any, host: FarHost) -> bool:
+    """Open the plugin and keep it open until the dispatcher says so. False if it has failed."""
+    serving = None
+    try:
+        async with type_.open(settings, host) as yielded:
+            delivery = yielded if isinstance(yielded, Delivery) else Delivery(yielded)
+            serving = Serving(line, delivery, type_.wants)
+            line.post(wire.Opened())
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(host.keep_reporting, delivery)
+                # Abandoned if a task of the plugin's own fails: then nothing more is to be taken.
+                await trio.to_thread.run_sync(serving.serve, abandon_on_cancel=True)
+                nursery.cancel_scope.cancel()
+            host.report(delivery)
+    except FOREIGN as error:
+        line.post(wire.Failed(named(error)[: wire.MAX_TEXT]))
+        return False
+    finally:
+        host.report(Delivery(lambda block: None))  # what was counted while it closed
+    return not serving.failed
+
+
+def die_with(parent: int) -> None:
+    """Have the kernel end this process when the thread that started it ends; at once if that is over."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    words = [ctypes.c_ulong(word) for word in (signal.SIGKILL, 0, 0, 0)]
+    if libc.prctl(ctypes.c_int(_PR_SET_PDEATHSIG), *words) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    if os.getppid() != parent:
+        raise SystemExit(1)
+
+
+def main(argv: list[str]) -> int:
+    """Entry point. argv: our name, and the dispatcher's pid."""
+    die_with(int(argv[1]))
+    # What crashes in C leaves a stack in the dispatcher's log; so does what hangs, when the dispatcher asks.
+    faulthandler.enable()
+    faulthandler.register(ASK_STACK, all_threads=True, chain=False)
+    channel = socket.socket(fileno=os.dup(0))
+    null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+    os.dup2(null, 0)
+    os.close(null)
+    line = Line(channel)
+    try:
+        received = line.receive()
+        if received is None:
+            return 0
+        start = received[0]
+        if not isinstance(start, wire.Start):
+            raise RemoteProtocolError(f"{type(start).__name__} before Start")
+        answer, type_, settings = describe(start)
+        line.post(answer)
+        good = type_ is not None
+        if type_ is not None and not start.check:
+            host = FarHost(start.name, start.owner, start.runtime_dir, line)
+            good = trio.run(serve, line, type_, settings, host)
+    except (RemoteProtocolError, ParseError) as error:
+        print(f"what the dispatcher sent cannot be read: {error}", file=sys.stderr, flush=True)
+        return 1
+    line.flush()
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    status = main(sys.argv)
+    sys.stdout.flush()
+    # Not by way of the interpreter's end, which waits for threads that the plugin may have left behind.
+    os._exit(status)
