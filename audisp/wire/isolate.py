@@ -273,6 +273,11 @@ class UpDecoder:
         """Take what was read."""
         self._buffer += data
 
+    @property
+    def buffered(self) -> int:
+        """Bytes kept."""
+        return len(self._buffer)
+
     def __iter__(self) -> Iterator[Up]:
         """All whole messages. Raises RemoteProtocolError, and is not to be used again after that."""
         while len(self._buffer) >= HEAD.size:

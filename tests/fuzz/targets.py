@@ -286,6 +286,8 @@ TARGETS: Final[dict[str, Callable[[bytes], None]]] = {
     "filter": expression,
     "enriched-form": enriched,
     "shapes": all_shapes,
+    "wire-isolate-up": wire.isolate_up,
+    "wire-isolate-down": wire.isolate_down,
     "wire-native-receiver": wire.native_receiver,
     "wire-native-sender": wire.native_sender,
     "wire-rmw-server": wire.rmw_server,

@@ -17,6 +17,7 @@ import zstandard
 
 from audisp.buffer.segment import ANCHOR, MAX_FRAME
 from audisp.errors import RemoteProtocolError
+from audisp.wire import isolate
 from audisp.wire.native import (
     MAX_WEIGHT,
     Accepted,
@@ -272,11 +273,58 @@ def rmw_client(data: bytes) -> None:
     assert client.place.sequence == 2 + stored
 
 
+def isolate_up(data: bytes) -> None:
+    """A hostile process of an isolated plugin."""
+    decoder = isolate.UpDecoder()
+    try:
+        for piece in _pieces(_isolate_script(data)):
+            decoder.feed(piece)
+            for message in decoder:
+                # What is let through can be said again, and is of a kind that may be said.
+                assert message.kind >= isolate.Described.kind
+                assert len(isolate.encode(message)) <= isolate.HEAD.size + isolate.MAX_UP
+            assert decoder.buffered <= isolate.HEAD.size + isolate.MAX_UP + PIECE
+    except RemoteProtocolError as error:
+        _check(error)
+
+
+def isolate_down(data: bytes) -> None:
+    """The same bodies, taken for the dispatcher's."""
+    wire = _isolate_script(data)
+    while len(wire) >= isolate.HEAD.size:
+        try:
+            size, payload = isolate.lengths(wire[: isolate.HEAD.size])
+            message = isolate.decode_down(wire[isolate.HEAD.size : isolate.HEAD.size + size])
+            assert message.kind < isolate.Described.kind
+        except RemoteProtocolError as error:
+            _check(error)
+            return
+        wire = wire[isolate.HEAD.size + size + payload :]
+
+
+def _isolate_script(data: bytes) -> bytes:
+    """Frames of the right length: a byte chooses kind and values, or the body is fuzz."""
+    if not data or not data[0] & 64:
+        return data[1:]
+    values: list[Any] = [None, True, -1, 0, 7, 1.5, "info", "blocks", b"12345678", [], ["x"], {}, {"a": 1}, {"a": "b"}]
+    out = []
+    for at in range(1, len(data), 6):
+        kind, count, *rest = (*data[at : at + 6], 0)
+        if kind < 224:
+            body: bytes = msgpack.packb([kind % 32, *(values[each % len(values)] for each in rest[: count % 5])])
+        else:
+            body = bytes(rest)
+        out.append(isolate.HEAD.pack(len(body), 0) + body)
+    return b"".join(out)
+
+
 TARGETS: Final[dict[str, Callable[[bytes], None]]] = {
     "wire-rmw-server": rmw_server,
     "wire-rmw-client": rmw_client,
     "wire-native-sender": native_sender,
     "wire-native-receiver": native_receiver,
+    "wire-isolate-up": isolate_up,
+    "wire-isolate-down": isolate_down,
 }
 """By name."""
 
@@ -288,5 +336,6 @@ def seeds() -> Iterator[bytes]:
     yield b"\x07" + Welcome(SPOOL, None).encode() + Ack(one.after).encode()
     yield b"\x07" + Frame(0, 2, b"type=A msg=audit(1.0:1): \n").encode() + b"type=A text\n"
     yield b"\x07" + Frame(0x40000000, 2).encode() + Frame(0x50000001, 3).encode()
+    yield b"\x07" + isolate.encode(isolate.Opened()) + isolate.encode(isolate.Taken(1))
     yield bytes([64, *(byte for kind in range(12) for byte in (kind, 0))])
     yield bytes([64, 0, 0, *(byte for kind in range(96, 230, 3) for byte in (kind, 6, 0, 1, 2, 3, 4, 5))])
