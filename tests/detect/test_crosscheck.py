@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import pytest
 import re2  # type: ignore[import-untyped, unused-ignore]
-from sigma.backends.sqlite import sqliteBackend
+from sigma.backends.sqlite import sqliteBackend  # type: ignore[attr-defined]
 from sigma.collection import SigmaCollection
 from sigma.rule import SigmaRule
 
@@ -64,10 +64,10 @@ def views_of(paths: list[Path], parents: RecordedParents) -> Iterator[tuple[str,
                 for view in views.records(kind):
                     yield event.stamp, "auditd", view
             for source in SOURCES[1:]:
-                for view in views.of(source):
+                for each in views.of(source):
                     # Asked for now: later its parent's number may be another's.
-                    view.get("ParentImage")
-                    yield event.stamp, source, view
+                    each.get("ParentImage")
+                    yield event.stamp, source, each
             if views.arguments is not None:
                 parents.note(run)
 
@@ -98,7 +98,9 @@ def ask_sqlite(documents: dict[str, str], sources: dict[str, str], fields: list[
         for each in collection.rules:
             assert isinstance(each, SigmaRule)
             _rename(each, names)
-        backend = sqliteBackend(fulltext_field=TEXT, table=sources[id_], collate_nocase=True)
+        backend: Any = sqliteBackend(  # type: ignore[no-untyped-call]
+            fulltext_field=TEXT, table=sources[id_], collate_nocase=True
+        )
         for query in backend.convert(collection):
             asked = re.sub(r"^SELECT \* FROM", "SELECT event FROM", query)
             found.update((id_, event, sources[id_]) for (event,) in base.execute(asked))
