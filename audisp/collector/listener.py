@@ -265,6 +265,7 @@ class Listener:
                 self._say("info", f"{identity}: the connection was lost: {error}", "lost")
             else:
                 self._say("warning", f"{identity} at {_where(connection)}: cut off: {error}", f"session:{reason}")
+            del error  # it holds this frame, and what the peer sent
         except* trio.TooSlowError:
             self._say("warning", f"{identity} at {_where(connection)}: cut off: takes no answers", "session:slow")
         except* (trio.BrokenResourceError, trio.ClosedResourceError):

@@ -39,6 +39,8 @@ class Recent:
     def __init__(self, start: int, *, max_bytes: int = MAX_BYTES, max_pieces: int = MAX_PIECES) -> None:
         self.first = self.next = start
         """Number of the oldest frame that is here, and the one behind the newest."""
+        self.readers = 0
+        """Plugins that are fed from here. Without any nothing is kept."""
         self._max_bytes, self._max_pieces = max_bytes, max_pieces
         self._pieces: deque[Piece] = deque()
         self._bytes = 0
@@ -49,7 +51,8 @@ class Recent:
         self._pieces.append(Piece(first, following, block))
         self._bytes += len(block.data)
         self.next = following
-        while self._pieces and (self._bytes > self._max_bytes or len(self._pieces) > self._max_pieces):
+        max_bytes, max_pieces = (self._max_bytes, self._max_pieces) if self.readers else (0, 0)
+        while self._pieces and (self._bytes > max_bytes or len(self._pieces) > max_pieces):
             oldest = self._pieces.popleft()
             self._bytes -= len(oldest.block.data)
             self.first = oldest.next

@@ -47,7 +47,11 @@ class Session(Account):
             self._services.committer.leave(self)
             self._hold(0)
         if wrong is not None:
-            raise wrong
+            try:
+                raise wrong
+            finally:
+                # Else the error, its traceback and this frame hold each other, and with them what the peer sent.
+                del wrong
 
     def _hold(self, size: int) -> None:
         """So many bytes lie half received."""

@@ -70,6 +70,7 @@ class StoreSupply:
     async def begin(self, nursery: trio.Nursery, entry: Entry) -> None:
         """See Supply."""
         name = entry.conf.name
+        self._recent.readers = len(self._fed) + 1
         cursor, start = None, self._recent.next
         if not entry.attached:
             cursor, start = await trio.to_thread.run_sync(self._open, name)
@@ -160,6 +161,7 @@ class StoreSupply:
     async def settle(self, name: str, *, kept: bool) -> int:
         """See Supply."""
         fed = self._fed.pop(name, None)
+        self._recent.readers = len(self._fed)
         if fed is None:
             return 0
         pursuit = fed.pursuit

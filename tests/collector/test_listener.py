@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import random
 import socket
 import struct
+import types
 from pathlib import Path
 from typing import Any
 
@@ -316,3 +318,31 @@ def test_the_surplus_is_never_a_sender_that_is_well() -> None:
 )
 def test_addresses_as_people_write_them(given: str, shown: str) -> None:
     assert plain_address(given) == shown
+
+
+@pytest.mark.parametrize("name", ["big-bomb", "bad-checksum", "greeting-twice", "zero-lengths"])
+async def test_a_connection_that_breaks_a_rule_leaves_no_garbage(tmp_path: Path, name: str) -> None:
+    """What a peer has sent is let go with its connection, and not when the interpreter looks for circles next."""
+
+    async def once(port: int) -> None:
+        stream = await connect(port, "web1")
+        async with stream:
+            await stream.send_all(HOSTILE[name])
+            await rejected(stream)
+
+    async with running(tmp_path) as server:
+        await once(server.port)
+        gc.collect()
+        gc.set_debug(gc.DEBUG_SAVEALL)
+        try:
+            for _ in range(3):
+                await once(server.port)
+            with trio.fail_after(10):
+                while server.services.hosts.connections:  # noqa: ASYNC110 - nobody tells
+                    await trio.sleep(0.01)
+            gc.collect()
+            held = {each.f_code.co_qualname for each in gc.garbage if isinstance(each, types.FrameType)}
+        finally:
+            gc.set_debug(0)
+            gc.garbage.clear()
+    assert held == set()
