@@ -84,7 +84,7 @@ def misbehave(mode, block, host):
     if mode == "await":
         return trio.sleep(0)
     if mode == "flood":
-        for _ in range(200_000):
+        for _ in range(20_000):
             host.say("info", "x" * 200)
     if mode == "act":
         host.act("syslog", "allowed")
@@ -100,7 +100,7 @@ def misbehave(mode, block, host):
 
 @asynccontextmanager
 async def open_it(settings, host):
-    done = Path(str(settings.out) + ".done")
+    modes = settings.mode.split("+")
     said = {"pid": str(os.getpid())}
     if settings.mode == "refuse":
         raise OSError("cannot be opened")
@@ -108,10 +108,12 @@ async def open_it(settings, host):
         await trio.sleep(1000)
 
     def deliver(block):
-        if settings.mode != "keep" and (not settings.at or settings.at in block.serials()):
+        turn = 0 if len(modes) == 1 else block.first_serial() // 100
+        done = Path(f"{settings.out}.done{turn or ''}")
+        if turn < len(modes) and (not settings.at or settings.at in block.serials()):
             if not settings.once or not done.exists():
                 append(done, b"x")
-                found = misbehave(settings.mode, block, host)
+                found = misbehave(modes[turn], block, host)
                 if found is not None:
                     return found
         if settings.mode == "events":
@@ -249,3 +251,98 @@ def alive(pid: int) -> bool:
 def open_descriptors() -> int:
     """How many this process has."""
     return len(os.listdir("/proc/self/fd"))
+
+
+HOSTILE = '''
+import os, socket, struct, time
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import attrs
+import msgpack
+
+from audisp.plugin import Delivery, PluginType, hookimpl
+
+
+@attrs.frozen
+class Settings:
+    out: Path
+    mode: str
+
+
+def channel():
+    """The descriptor that leads to the dispatcher: what code in this process finds if it wants to."""
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            found = socket.socket(fileno=os.dup(int(name)))
+            if struct.unpack("iii", found.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0] == os.getppid():
+                return found
+        except OSError:
+            continue
+
+
+def frame(*body):
+    data = msgpack.packb(list(body))
+    return struct.pack("<II", len(data), 0) + data
+
+
+LIES = {
+    "garbage": b"\\xff" * 64,
+    "long": struct.pack("<II", 1 << 31, 0),
+    "payload": struct.pack("<II", 1, 1 << 20) + b"\\x00",
+    "unknown": frame(77),
+    "again": frame(19, 0),
+    "ahead": frame(19, 1 << 40),
+    "opened": frame(18),
+    "described": frame(16, "blocks", [], b""),
+    "refused": frame(17, []),
+    "daemon": frame(25, 1203, "op=reconfigure"),
+    "event": frame(25, 999, "x"),
+    "size": frame(25, 1100, "x" * 9000),
+    "level": frame(24, "alert", "x"),
+    "counters": b"".join(frame(23, {f"c{n}-{m}": 1 for n in range(200)}) for m in range(2)),
+}
+
+
+@asynccontextmanager
+async def open_it(settings, host):
+    line = channel()
+
+    def deliver(block):
+        turn = block.first_serial() // 100
+        mode = settings.mode.split("+")[turn]
+        done = Path(f"{settings.out}.done{turn}")
+        if not done.exists():
+            done.touch()
+            if mode == "flood":
+                said = frame(24, "info", "y" * 100) * 1000
+                try:
+                    while True:
+                        line.send(said)
+                except OSError:
+                    return
+            if mode == "flood-emit":
+                said = frame(25, 1100, "y=1") * 1000
+                for _ in range(3):
+                    line.sendall(said)
+                return
+            if mode == "deaf":
+                line.shutdown(socket.SHUT_RD)
+                return
+            if mode == "mute":
+                line.shutdown(socket.SHUT_WR)
+                time.sleep(1000)
+            line.sendall(LIES[mode])
+            time.sleep(1000)
+        fd = os.open(settings.out, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        os.write(fd, block.data)
+        os.close(fd)
+
+    yield deliver
+
+
+@hookimpl
+def audisp_plugins():
+    return [PluginType("tested", Settings, open_it)]
+'''
+"""A plugin that was taken over, and speaks for itself."""

@@ -66,59 +66,47 @@ async def test_what_deliver_returns_from_is_delivered_in_order(isolates: Isolate
     assert open_descriptors() == descriptors
 
 
-@pytest.mark.parametrize(
-    ("mode", "words"),
-    [
-        ("segv", "its process ended: killed by SIGSEGV"),
-        ("kill", "its process ended: killed by SIGKILL"),
-        ("exit", "its process ended: exit status 3"),
-        ("raise", "ZeroDivisionError: division by zero"),
-        ("await", "TypeError: deliver returned something to be awaited"),
-        ("bomb", "MemoryError"),
-    ],
-)
-async def test_a_process_that_fails_is_started_anew_and_gets_the_block_again(
-    isolates: Isolates, mode: str, words: str
-) -> None:
-    keys = {"memory_max": 96 << 20} if mode == "bomb" else {}
-    runner = isolates.runner(mode=mode, at=3, host_keys=keys)
+FAILURES = {
+    "segv": "its process ended: killed by SIGSEGV",
+    "kill": "its process ended: killed by SIGKILL",
+    "exit": "its process ended: exit status 3",
+    "raise": "ZeroDivisionError: division by zero",
+    "await": "TypeError: deliver returned something to be awaited",
+    "bomb": "MemoryError",
+}
+
+
+async def test_a_process_that_fails_is_started_anew_and_gets_the_block_again(isolates: Isolates) -> None:
+    runner = isolates.runner(mode="+".join(FAILURES), host_keys={"memory_max": 96 << 20})
+    sent = b""
     async with running(runner, 10):
         await opened(runner)
-        runner.intake.offer(block(1, 2), False)
-        await until(lambda: runner.intake.delivered == 2)
-        runner.intake.offer(block(3, 4), False)
-        await until(lambda: runner.intake.delivered == 6)
-    stream = Stream()
-    stream.add(isolates.got())
-    assert stream.records == 6
-    assert isolates.said.heard(words), isolates.said.lines
-    assert runner.intake.redelivered == 4
-    assert runner.restarts.total == 1
+        for turn, (mode, words) in enumerate(FAILURES.items()):
+            one = block(turn * 100 + 1, 4)
+            sent += one.data
+            runner.intake.offer(one, False)
+            await until(lambda upto=turn * 4 + 4: runner.intake.delivered == upto)  # type: ignore[misc]
+            assert isolates.said.heard(words), (mode, isolates.said.lines)
+            assert runner.restarts.total == turn + 1
+            if mode == "segv":
+                assert isolates.said.heard("in misbehave"), "the stack of what crashed in C"
+    assert isolates.got() == sent
+    assert runner.intake.redelivered == 4 * len(FAILURES)
     balanced(runner)
 
 
-async def test_a_crash_in_c_leaves_its_stack_in_our_log(isolates: Isolates) -> None:
-    runner = isolates.runner(mode="segv")
-    async with running(runner, 10):
-        runner.intake.offer(block(1), False)
-        await until(lambda: runner.intake.delivered == 1)
-    assert isolates.said.heard("in misbehave")
-
-
-@pytest.mark.parametrize("mode", ["hang", "deaf"])
-async def test_a_deliver_that_does_not_return_ends_its_process(isolates: Isolates, mode: str) -> None:
-    runner = isolates.runner(mode=mode, host_keys={"deliver_timeout": 0.3})
+async def test_a_deliver_that_does_not_return_ends_its_process(isolates: Isolates) -> None:
+    runner = isolates.runner(mode="hang+deaf", host_keys={"deliver_timeout": 0.3})
     async with running(runner, 10):
         await opened(runner)
-        pid = runner.pids()[0]
-        runner.intake.offer(block(1, 5), False)
-        await until(lambda: runner.intake.delivered == 5)
-        assert runner.pids() != [pid]
-    assert not alive(pid)
-    assert isolates.said.heard("deliver has not returned for 0.3 s; its process is ended", "error")
-    if mode == "hang":
+        for turn in range(2):
+            pid = runner.pids()[0]
+            runner.intake.offer(block(turn * 100 + 1, 5), False)
+            await until(lambda upto=turn * 5 + 5: runner.intake.delivered == upto)  # type: ignore[misc]
+            assert not alive(pid)
+            assert isolates.said.count("deliver has not returned for 0.3 s; its process is ended") == 2 * turn + 2
         assert isolates.said.heard("in misbehave"), "the stack of what hangs"
-    assert runner.intake.redelivered == 5
+    assert runner.intake.redelivered == 10
     balanced(runner)
 
 
