@@ -99,6 +99,7 @@ NEEDS: Final[dict[str, Callable[[], str | None]]] = {
     "audisp-remote": _program("audisp-remote", "audispd-plugins"),
     "laurel": _program("laurel", "laurel"),
     "rsyslogd": _program("rsyslogd", "rsyslog rsyslog-gnutls rsyslog-openssl"),
+    "nft": _program("nft", "nftables"),
     "gcc": _program("gcc", "gcc"),
     "openssl": _program("openssl", "openssl"),
     "gnutls": _program("gnutls-serv", "gnutls-bin"),

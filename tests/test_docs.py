@@ -45,6 +45,8 @@ CONFIGURED: Final = (
     ("audisp.config.plugins", "HOST_KEYS", "configuration.md"),
     ("audisp.config.remote", "KEYS", "remote.md"),
     ("audisp.config.collector", "KEYS", "collector.md"),
+    ("audisp.config.reactions", "KEYS", "reactions.md"),
+    ("audisp.config.ids", "KEYS", "compatibility.md"),
 )
 """Where the keys of each kind of file are declared, and the page that explains them."""
 

@@ -62,7 +62,8 @@ def meanings(address: IP) -> tuple[IP, ...]:
 
 def never(address: IP) -> str | None:
     """Why this address is nobody's who could attack; None if it may be somebody's."""
-    for each in meanings(address):
+    # NAT64's prefix itself lies in a reserved range; whose address it is, the IPv4 address in it says.
+    for each in meanings(address) if address not in NAT64 else meanings(address)[1:]:
         if each.is_loopback:
             return "is loopback"
         if each.is_unspecified or each.is_multicast or each.is_reserved:

@@ -15,10 +15,11 @@ USER_SPACE: Final = (range(1100, 1200), range(2100, 3000))
 """Types that user space may send (linux/audit.h: AUDIT_FIRST_USER_MSG, AUDIT_FIRST_USER_MSG2). 1005, AUDIT_USER, is
 one as well."""
 AUDIT_USER: Final = 1005
+# AppArmor's labels end in the mode of the profile: subj=/usr/sbin/cupsd (enforce).
 _HEAD: Final = re.compile(
     rb"(?:node=[!-~]{1,255} )?(?:type=[A-Za-z0-9_\[\]]{1,40} msg=)?(?:audit\([0-9]{1,13}\.[0-9]{3}:[0-9]{1,20}\): ?)?"
     rb"(?:user )?pid=([0-9]{1,7}) uid=([0-9]{1,10}) auid=([0-9]{1,10}) ses=([0-9]{1,10})"
-    rb"(?: subj=[^' ]{1,512})?(?: msg=)?",
+    rb"(?: subj=[^' ]{1,512}(?: \([a-z]{1,16}\))?)?(?: (?:msg=)?)?",
 )
 
 

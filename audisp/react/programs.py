@@ -21,6 +21,8 @@ SAID: Final = 400
 """Characters of what a program says when it fails, kept for the log."""
 ENVIRONMENT: Final = {"LC_ALL": "C", "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
 """What a program sees. PATH, because scripts of administrators call others; no word of ours is looked up in it."""
+MAX_HEARD: Final = 64 * 1024
+"""Bytes read of what a program says."""
 KILL_WAIT: Final = 5.0
 """Seconds to wait for what was killed. What then still runs hangs in the kernel."""
 
@@ -46,16 +48,19 @@ async def run(
     """Run the program to its end, or to `deadline` seconds. Never raises but Cancelled. A checkpoint.
 
     user: run as this user, without our groups. hear: keep standard output and error; only for programs of the system,
-    as there is no bound to what one says.
+    as there is no bound to what one writes.
     """
+    # Files in memory, and no pipes: whatever a program leaves running behind it, nobody waits for its end.
+    heard = [os.memfd_create(name) for name in ("output", "error")] if hear else []
+    output, error = heard or (subprocess.DEVNULL, subprocess.DEVNULL)
     try:
         entry = pwd.getpwnam(user) if user is not None else None
         with trio.move_on_after(deadline):
             done = await trio.run_process(
                 list(command),
                 stdin=stdin,
-                stdout=subprocess.PIPE if hear else subprocess.DEVNULL,
-                stderr=subprocess.PIPE if hear else subprocess.DEVNULL,
+                stdout=output,
+                stderr=error,
                 check=False,
                 env=ENVIRONMENT,
                 cwd="/",
@@ -65,13 +70,17 @@ async def run(
                 group=entry.pw_gid if entry else None,
                 extra_groups=[] if entry else None,
             )
-            said = (done.stderr or b"").decode("utf-8", "replace").strip()[-SAID:]
-            return Ran(done.returncode == 0, _how(command[0], done.returncode), said, done.stdout or b"")
+            told, said = (os.pread(fd, MAX_HEARD, 0) for fd in heard) if heard else (b"", b"")
+            text = said.decode("utf-8", "replace").strip()[-SAID:]
+            return Ran(done.returncode == 0, _how(command[0], done.returncode), text, told)
         return Ran(False, f"{command[0]}: killed after {deadline:g} s")
     except KeyError:
         return Ran(False, f"{command[0]}: there is no user {user}")
-    except OSError as error:
-        return Ran(False, f"{command[0]}: {error.strerror or error}")
+    except OSError as problem:
+        return Ran(False, f"{command[0]}: {problem.strerror or problem}")
+    finally:
+        for fd in heard:
+            os.close(fd)
 
 
 async def _end(process: trio.Process) -> None:

@@ -89,6 +89,7 @@ def playing(
     outside: bool | None = None,
 ) -> Iterator[Played]:
     """A reactor on this journal, open for as long as the block."""
+    state.parent.mkdir(exist_ok=True)
     told: list[Result] = []
     said: list[str] = []
     clock = clock or HandClock()
