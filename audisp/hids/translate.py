@@ -19,6 +19,7 @@ import yaml
 from sigma import conditions, exceptions, types
 from sigma.correlations import SigmaCorrelationCondition, SigmaCorrelationRule
 from sigma.rule import SigmaRule, SigmaYAMLLoader
+from sigma.rule.base import check_alias_expansion
 
 from audisp.detect import form
 from audisp.detect.values import compile_regex
@@ -110,6 +111,8 @@ class Translator:
             self._refuse(name, line, {}, "is no map of keys and values")
             return
         try:
+            # First of all: an alias of an alias of ... is small until somebody walks through it.
+            check_alias_expansion(given)
             self._rule(name, line, given)
         except NotOurs as error:
             self._refuse(name, line, given, str(error))

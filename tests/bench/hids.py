@@ -37,7 +37,7 @@ PROGRAMS: Final = ("gcc", "make", "sort", "sed", "postgres", "node_exporter", "c
 
 def exec_events(count: int) -> list[Run]:
     """Starts of programs that no rule is about: six records each, no two alike."""
-    found = []
+    found: list[Run] = []
     for at in range(count):
         head = b"audit(17%08d.%03d:%d):" % (at // 7, at % 1000, at)
         name = PROGRAMS[at % len(PROGRAMS)].encode()
@@ -63,7 +63,7 @@ def exec_events(count: int) -> list[Run]:
 
 def open_events(count: int) -> list[Run]:
     """Files opened for reading that no rule is about: three records each."""
-    found = []
+    found: list[Run] = []
     for at in range(count):
         head = b"audit(17%08d.%03d:%d):" % (at // 7, at % 1000, at)
         lines = (
