@@ -96,7 +96,7 @@ ROOMS: Final = {
     ),
     "search": _engine,
     "testing": Room(_everything, _shell_packages | {"pytest", "hypothesis"}),
-    "cli": Room(_everything | {"cli"}, _shell_packages),
+    "cli": Room(_everything | {"cli", "react"}, _shell_packages),
     # The package itself: its version, and nothing that importing it would have to load.
     "__init__": Room(frozenset(), frozenset()),
 }

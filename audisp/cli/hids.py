@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Final
 
+from audisp.cli.hids_reactions import add_reactions
+
 EXIT_USAGE: Final = 2
 """As argparse's own for arguments that make no sense, and for rules or files that cannot be used."""
 
@@ -54,6 +56,7 @@ def add_hids(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         metavar="FILE",
         help="compare with this file of auditctl's lines; by default with what the kernel has loaded",
     )
+    add_reactions(actions)
 
 
 def _add_rules(parser: argparse.ArgumentParser) -> None:
@@ -69,6 +72,10 @@ def _add_rules(parser: argparse.ArgumentParser) -> None:
 
 def hids(given: argparse.Namespace) -> int:
     """Do it; returns the exit status. Raises BrokenPipeError if standard output has no reader, KeyboardInterrupt."""
+    if given.action == "reactions":
+        from audisp.cli.hids_reactions import reactions
+
+        return reactions(given)
     from audisp.hids.load import require_extra
 
     require_extra()

@@ -140,10 +140,6 @@ def _webhook(words: tuple[str, ...]) -> str:
     return word
 
 
-def _acts(low: int = 1) -> Any:
-    return functools.partial(time, low=low)
-
-
 def _kind(*default: str) -> Any:
     return key(default, read=functools.partial(_levels, ACT_LEVELS))
 
@@ -169,11 +165,11 @@ class ReactionsConf:
     act_on_root: bool = False
     """Whether processes of uid 0 may be killed and frozen. Its account and sessions never are touched."""
 
-    block_time: int = key(12 * 3600, read=_acts())
-    lock_time: int = key(20 * 60, read=_acts())
+    block_time: int = key(12 * 3600, read=time)
+    lock_time: int = key(20 * 60, read=time)
     freeze_time: int = key(600, read=functools.partial(time, high=MAX_FREEZE))
-    command_time: int = key(0, read=_acts(0))
-    """After which undo_command runs. 0: at once it never does, only when a person says so."""
+    command_time: int = key(0, read=time)
+    """After which undo_command runs."""
     max_age: int = key(MAX_AGE, min=1, max=MAX_AGE)
 
     per_target: int = key(3, min=1, max=MAX_PER_HOUR)
@@ -208,6 +204,8 @@ class ReactionsConf:
             raise ConfigError("undoes command, and there is none", key="undo_command")
         if self.command_time and not self.undo_command:
             raise ConfigError("is when undo_command runs, and there is none", key="command_time")
+        if self.undo_command and not self.command_time:
+            raise ConfigError("needs a time after which it runs: set command_time", key="undo_command")
         if self.webhook_ca and not self.webhook:
             raise ConfigError("is for webhook, and there is none", key="webhook_ca")
 

@@ -32,6 +32,10 @@ MAX_LINE: Final = 16 * 1024
 Entry = dict[str, Any]
 
 
+class Taken(StoreError):
+    """Another reactor has this journal."""
+
+
 def encode(entry: Entry) -> bytes:
     """The line of an entry. ValueError if it is too long."""
     text = json.dumps(entry, separators=(",", ":")).encode("ascii")
@@ -77,7 +81,7 @@ class Journal:
     """
 
     def __init__(self, path: Path, kept: Callable[[], Iterable[Entry]], *, max_bytes: int = MAX_BYTES) -> None:
-        """Open or make it. StoreError if that cannot be done, or somebody else has it open."""
+        """Open or make it. StoreError if that cannot be done; Taken if somebody else has it open."""
         self.path = path
         self._kept = kept
         self._max_bytes = max_bytes
@@ -158,13 +162,13 @@ class Journal:
 
 
 def locked(folder: int, where: Path) -> int:
-    """Descriptor of the lock, which is held until it is closed. StoreError if somebody has it."""
+    """Descriptor of the lock, which is held until it is closed. Taken if somebody has it, StoreError."""
     file = open_file(folder, LOCK, os.O_RDWR | os.O_CREAT, where)
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         os.close(file)
-        raise StoreError(f"{where}: another reactor has this journal") from error
+        raise Taken(f"{where}: another reactor has this journal") from error
     return file
 
 

@@ -27,6 +27,7 @@ from audisp.dispatch.privileges import keep
 from audisp.errors import AudispError, ConfigError, RemoteProtocolError, StoreError
 from audisp.react import control, said
 from audisp.react.clock import Clock
+from audisp.react.journal import Taken
 from audisp.react.judge import REASONS, Judge
 from audisp.react.means import Means
 from audisp.react.means_account import EndSession, Lock
@@ -43,6 +44,8 @@ MAX_MALFORMED: Final = 100
 """Messages that are no request, after which nothing of this matcher is read any more: it is not ours."""
 TAKE_OVER: Final = 330.0
 """Seconds for a predecessor to end: it brings what it is carrying out to its end (reactions.MAX_DEADLINE)."""
+STILL_SERVED: Final = 2.0
+"""Seconds that a predecessor may still have its matcher: who started both may have died a moment ago."""
 IDLE_LOOK: Final = 0.5
 """Seconds between two looks whether anything is left to wait for, after the matcher has gone."""
 CLONE_NEWNET: Final = 0x40000000
@@ -127,7 +130,6 @@ async def _run(conf: ReactionsConf, given: argparse.Namespace) -> int:
     served = _Served(reactor)
     try:
         async with trio.open_nursery() as nursery:
-            served.scope = nursery.cancel_scope
             nursery.start_soon(_until_signal, nursery.cancel_scope)
             nursery.start_soon(control.serve, listener, served.answer)
             await reactor.reconcile()
@@ -137,8 +139,9 @@ async def _run(conf: ReactionsConf, given: argparse.Namespace) -> int:
                 nursery.start_soon(_give_results, matcher, receive)
                 await _take_requests(matcher, reactor, send)
             served.alone = True
-            while not reactor.idle():  # noqa: ASYNC110 - idle also by a clock of which trio knows nothing
-                await trio.sleep(IDLE_LOOK)
+            while not (reactor.idle() or served.asked_to_go.is_set()):
+                with trio.move_on_after(IDLE_LOOK):
+                    await served.asked_to_go.wait()
             nursery.cancel_scope.cancel()
     finally:
         (given.state / control.NAME).unlink(missing_ok=True)
@@ -153,7 +156,7 @@ class _Served:
     def __init__(self, reactor: Reactor) -> None:
         self._reactor = reactor
         self.alone = False
-        self.scope: trio.CancelScope | None = None
+        self.asked_to_go = trio.Event()
 
     async def answer(self, question: dict[str, Any]) -> dict[str, Any]:
         match question:
@@ -165,23 +168,26 @@ class _Served:
             case {"op": "yield"}:
                 if not self.alone:
                     raise StoreError("this reactor serves a matcher")
-                if self.scope is not None:
-                    self.scope.cancel()
+                self.asked_to_go.set()
                 return {}
         raise StoreError("undo, resume and yield are understood")
 
 
 async def _open(reactor: Reactor, state: Path) -> None:
     """Open the journal, if need be when a predecessor without a matcher has given way. Raises StoreError."""
-    until = time.monotonic() + TAKE_OVER
+    begun = time.monotonic()
     while True:
         try:
             reactor.open()
             return
-        except StoreError as error:
-            if "another reactor" not in str(error) or time.monotonic() > until:
+        except Taken:
+            if time.monotonic() > begun + TAKE_OVER:
                 raise
-        await trio.to_thread.run_sync(lambda: control.ask(state, op="yield"))
+        try:
+            await trio.to_thread.run_sync(lambda: control.ask(state, op="yield"))
+        except StoreError:
+            if time.monotonic() > begun + STILL_SERVED:
+                raise
         await trio.sleep(0.05)
 
 

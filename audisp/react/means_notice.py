@@ -38,7 +38,7 @@ class Notify:
         ways = [name for name in ("mail_to", "notify_command", "webhook") if getattr(conf, name)]
         if not ways:
             raise Refused("nowhere", "neither mail_to nor notify_command nor webhook is set")
-        return Prepared("event", {"ways": ways})
+        return Prepared(f"event {request.event_id}", {"ways": ways})
 
     async def carry_out(self, act: Act, request: Request) -> str:
         """See Means."""
@@ -93,7 +93,9 @@ class Command:
         if not self._conf.command:
             raise Refused("nowhere", "command is not set")
         saved = {"undo": True} if self._conf.undo_command else {}
-        return Prepared("event", {"program": self._conf.command[0][:255]}, saved, self._conf.command_time)
+        return Prepared(
+            f"event {request.event_id}", {"program": self._conf.command[0][:255]}, saved, self._conf.command_time
+        )
 
     async def carry_out(self, act: Act, request: Request) -> str:
         """See Means."""

@@ -169,7 +169,7 @@ class Request:
                 return f"account {name}"
             case Address(text):
                 return f"address {text}"
-        return "event"
+        return f"event {self.event_id}"
 
 
 @attrs.frozen(kw_only=True)

@@ -75,6 +75,7 @@ def test_all_of_it() -> None:
         ("command = /nowhere/x", "No such file"),
         ("run_command = high", "set command"),
         ("undo_command = /bin/true", "there is none"),
+        ("command_time = 5m", "there is none"),
         ("webhook_ca = /etc/ca.pem", "there is none"),
         ("deadline = 301", "out of range"),
         ("dry_run = maybe", "not one of yes, no"),

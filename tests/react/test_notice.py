@@ -120,7 +120,7 @@ async def test_a_command_and_its_undo(tmp_path: Path) -> None:
 
 
 async def test_a_command_that_was_begun_is_undone(tmp_path: Path) -> None:
-    settings = _commands(tmp_path)
+    settings = _commands(tmp_path, command_time=60)
     with playing(settings, tmp_path / "r", {Kind.RUN: Command(settings)}) as played:
         played.reactor.decide(request(Kind.RUN))
     with playing(settings, tmp_path / "r", {Kind.RUN: Command(settings)}) as played:
@@ -131,7 +131,7 @@ async def test_a_command_that_was_begun_is_undone(tmp_path: Path) -> None:
 
 
 async def test_a_command_that_fails_is_taken_back(tmp_path: Path) -> None:
-    settings = attrs.evolve(_commands(tmp_path), command=("/bin/false",))
+    settings = attrs.evolve(_commands(tmp_path, command_time=60), command=("/bin/false",))
     with playing(settings, tmp_path / "r", {Kind.RUN: Command(settings)}) as played:
         result = await played.reactor.handle(request(Kind.RUN))
     assert (result.outcome, "exit status 1" in result.text) == (Outcome.FAILED, True)
