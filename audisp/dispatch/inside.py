@@ -115,6 +115,30 @@ class Line:
         payload = self._exactly(length)
         return None if body is None or payload is None else (wire.decode_down(body), payload)
 
+    async def receive_in_loop(self) -> tuple[wire.Down, bytes] | None:
+        """The same without blocking the loop."""
+        head = await self._exactly_in_loop(wire.HEAD.size)
+        if head is None:
+            return None
+        size, length = wire.lengths(head)
+        body = await self._exactly_in_loop(size)
+        payload = await self._exactly_in_loop(length)
+        return None if body is None or payload is None else (wire.decode_down(body), payload)
+
+    async def _exactly_in_loop(self, size: int) -> bytes | None:
+        pieces: list[bytes] = []
+        while size:
+            try:
+                piece = self._socket.recv(size, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                await trio.lowlevel.wait_readable(self._socket)
+                continue
+            if not piece:
+                return None
+            pieces.append(piece)
+            size -= len(piece)
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
     def _exactly(self, size: int) -> bytes | None:
         # MSG_WAITALL: the kernel puts all of it into the very object that becomes the block's data.
         data = self._socket.recv(size, socket.MSG_WAITALL) if size else b""
@@ -197,50 +221,63 @@ class Serving:
     failed: bool = False
 
     def serve(self) -> None:
-        """One message after the other, until the end. In a thread that trio started."""
-        deliver = self.delivery.deliver
-        call = self._await if is_async(deliver) else cast("Callable[[Any], None]", deliver)
-        commands = {"rotate": self.delivery.rotate, "resume": self.delivery.resume}
+        """One message after the other, until the end. For a plain function, in a thread of its own."""
+        deliver = cast("Callable[[Block], object]", self.delivery.deliver)
         while True:
             received = self.line.receive()
-            if received is None:
+            if received is None or isinstance(received[0], wire.Close):
                 return
-            message, payload = received
-            if isinstance(message, wire.Close):
-                return
+            error: BaseException | None = None
             try:
-                if isinstance(message, wire.Ask):
-                    command = commands[message.what]
-                    if command is not None:
-                        self._command(command)
-                elif isinstance(message, wire.Deliver):
-                    self._deliver(call, message, self._block(message, payload))
-            except FOREIGN as error:
-                # The plugin is closed in order, and the process ends: what it had not taken comes to its successor.
-                self.failed = True
-                self.line.post(wire.Failed(named(error)[: wire.MAX_TEXT]))
+                block = self._due(*received)
+                if block is not None and inspect.isawaitable(deliver(block)):
+                    raise TypeError("deliver returned something to be awaited: make it a coroutine function")
+            except FOREIGN as raised:
+                error = raised
+            if not self._answer(received[0], error):
                 return
 
-    def _deliver(self, call: Callable[[Any], Any], message: wire.Deliver, block: Block) -> None:
-        try:
-            if inspect.isawaitable(call(block)):
-                raise TypeError("deliver returned something to be awaited: make it a coroutine function")
-        except Retry as error:
-            self.line.post(wire.Retried(message.sequence, str(error)[: wire.MAX_TEXT]))
-        except Reject as error:
-            self.line.post(wire.Rejected(message.sequence, str(error)[: wire.MAX_TEXT]))
-        else:
-            self.line.post(wire.Taken(message.sequence))
+    async def serve_in_loop(self) -> None:
+        """The same for a coroutine function."""
+        deliver = cast("Callable[[Block], Awaitable[None]]", self.delivery.deliver)
+        while True:
+            received = await self.line.receive_in_loop()
+            if received is None or isinstance(received[0], wire.Close):
+                return
+            error: BaseException | None = None
+            try:
+                block = self._due(*received)
+                if block is not None:
+                    await deliver(block)
+            except FOREIGN as raised:
+                error = raised
+            if not self._answer(received[0], error):
+                return
 
-    def _await(self, block: Block) -> None:
-        trio.from_thread.run(cast("Callable[[Block], Awaitable[None]]", self.delivery.deliver), block)
+    def _due(self, message: wire.Down, payload: bytes) -> Block | None:
+        """What is to be delivered; a command is carried out, and leaves nothing to deliver."""
+        if isinstance(message, wire.Deliver):
+            return self._block(message, payload)
+        if isinstance(message, wire.Ask):
+            command = {"rotate": self.delivery.rotate, "resume": self.delivery.resume}[message.what]
+            if command is not None:
+                command()
+        return None
 
-    def _command(self, command: Callable[[], None]) -> None:
-        """Where deliver runs."""
-        if is_async(self.delivery.deliver):
-            trio.from_thread.run_sync(command)
-        else:
-            command()
+    def _answer(self, message: wire.Down, error: BaseException | None) -> bool:
+        """Say what it came to. False: the plugin is to be closed, in order, and what it has not taken comes to its
+        successor."""
+        if isinstance(message, wire.Deliver):
+            if error is None:
+                return self.line.post(wire.Taken(message.sequence))
+            if isinstance(error, Retry):
+                return self.line.post(wire.Retried(message.sequence, str(error)[: wire.MAX_TEXT]))
+            if isinstance(error, Reject):
+                return self.line.post(wire.Rejected(message.sequence, str(error)[: wire.MAX_TEXT]))
+        if error is not None:
+            self.failed = True
+            self.line.post(wire.Failed(named(error)[: wire.MAX_TEXT]))
+        return error is None
 
     def _block(self, message: wire.Deliver, data: bytes) -> Block:
         if self.wants == "events":
@@ -313,8 +350,11 @@ async def serve(line: Line, type_: PluginType, settings: Any, host: FarHost) -> 
             line.post(wire.Opened())
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(host.keep_reporting, delivery)
-                # Abandoned if a task of the plugin's own fails: then nothing more is to be taken.
-                await trio.to_thread.run_sync(serving.serve, abandon_on_cancel=True)
+                if is_async(delivery.deliver):
+                    await serving.serve_in_loop()
+                else:
+                    # Abandoned if a task of the plugin's own fails: then nothing more is to be taken.
+                    await trio.to_thread.run_sync(serving.serve, abandon_on_cancel=True)
                 nursery.cancel_scope.cancel()
             host.report(delivery)
     except FOREIGN as error:

@@ -40,9 +40,9 @@ from audisp.plugin import Block, Delivery, Host, PluginType, Reject, Retry
 from audisp.wire import isolate as wire
 
 MODULE: Final = "audisp.dispatch.inside"
-DESCRIBE_SECONDS: Final = 30.0
-"""How long a plugin may take to be imported and to read its settings. An interpreter starts in half a second; on a host
-that boots it may take ten times that."""
+DESCRIBE_SECONDS: Final = 10.0
+"""How long a plugin may take to be imported and to read its settings: a start, or a reload, waits for that. It takes
+half a second; on a host that boots perhaps ten times that."""
 CLOSE_SECONDS: Final = CLOSE_GRACE - 1.0
 """What the process may take to close the plugin; less than the runner waits for that, so that it is reaped in time."""
 EOF_SECONDS: Final = 1.0
@@ -192,13 +192,14 @@ class Far:
         self.kill()
 
     def _hear(self, message: wire.Up) -> bool:
-        """True if it is what we wait for. Raises RemoteProtocolError for what may not be said, or not now."""
+        """True for the answer to a delivery. Raises RemoteProtocolError for what may not be said, or not now."""
         match message:
             case wire.Taken() | wire.Retried() | wire.Rejected():
                 call = self._call
                 if call is None or call.sequence != message.sequence:
                     raise RemoteProtocolError(f"an answer to delivery {message.sequence}, which is not under way")
                 call.end(_refusal(message))
+                return True
             case wire.Failed():
                 self.problem = message.reason or "failed"
                 if self._call is not None:
@@ -219,8 +220,7 @@ class Far:
                 if self.host is None or self.described is None:
                     raise RemoteProtocolError(f"{type(message).__name__} before it is open")
                 self._serve(message, self.host)
-                return False
-        return True
+        return False
 
     def _serve(self, message: wire.Up, host: PluginHost) -> None:
         """What `Host` offers."""
@@ -243,6 +243,8 @@ class Far:
                 self._act(message, host)
 
     def _act(self, message: wire.Acted, host: PluginHost) -> None:
+        if message.action == "ignore":
+            return
         allowed = ACTIONS if self.conf.actions is None else self.conf.actions
         # A program is one that an administrator wrote into this plugin's file, never one that its process thought of.
         named = any(message.path in setting.words for setting in self.conf.settings)

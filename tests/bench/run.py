@@ -20,7 +20,21 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
-from tests.bench import fanout, filters, hids, latency, memory, netlink, parse, remote, replay, scale, shapes, stall
+from tests.bench import (
+    fanout,
+    filters,
+    hids,
+    isolated,
+    latency,
+    memory,
+    netlink,
+    parse,
+    remote,
+    replay,
+    scale,
+    shapes,
+    stall,
+)
 from tests.bench.daemon import AUDITD
 from tests.bench.kernel import Unavailable
 from tests.bench.place import place
@@ -39,6 +53,7 @@ PARTS: Final[dict[str, Callable[[Setting], str]]] = {
     "scale": scale.run,
     "shapes": shapes.run,
     "filters": filters.run,
+    "isolated": isolated.run,
     "parse": parse.run,
     "hids": hids.run,
 }
