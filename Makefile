@@ -48,7 +48,7 @@ check: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/pytest -q tests/test_layers.py tests/test_docs.py
-	$(BIN)/pytest -q --cov-branch --cov-fail-under=$(COVERED) --cov-report=term $(SANS_IO:%=--cov=audisp.%) --cov=audisp.event $(COVERING)
+	$(BIN)/pytest -q -n auto --dist loadfile --cov-branch --cov-fail-under=$(COVERED) --cov-report=term $(SANS_IO:%=--cov=audisp.%) --cov=audisp.event $(COVERING)
 	$(BIN)/pytest -q -m 'build or not build' tests/test_package.py
 
 # Need root and the audit stream; they put the kernel's audit state back as they found it.

@@ -20,6 +20,7 @@ from audisp.shapes.laurel_exact import (
     OURS,
     Exact,
     Key,
+    items_of,
     key_of,
     tokens,
 )
@@ -267,6 +268,8 @@ class Fragments:
         """Fields of a piece of a record that is cut between two tokens, with a comma before each. None if there is
         anything else in it, or a name twice, or one that is not allowed, or that another piece has."""
         items, odd = tokens(text)
+        if "\x1d" in text and (items, odd) != items_of("", text):
+            return None  # inside of quotes or braces, where no kernel writes it
         names = {name for name, _ in items}
         if odd or len(names) != len(items) or "msg='" in text or not taken.isdisjoint(names):
             return None

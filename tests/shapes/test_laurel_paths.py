@@ -105,6 +105,15 @@ def test_both_paths_agree_on_anything(events: list[tuple[list[tuple[str, str]], 
             parsed(expected)
 
 
+@pytest.mark.parametrize("at", [b'exe="', b'comm="ch', b"tty=(no", b"success=", b"key=(nu"])
+def test_both_paths_agree_on_a_separator_inside_of_a_value(at: bytes) -> None:
+    text = b"\n".join((OURS / "mixed.log").read_bytes().split(b"\n")[:40]) + b"\n"
+    assert at in text
+    text = text.replace(at, at + b"\x1d")
+    batch = Batch(text, text.count(b"\n"), "test", 0.0, RecordReader())
+    assert Laurel(ShapeSettings()).render_batch(batch) == [exact(event) for event in batch.events]
+
+
 @given(st.data())
 def test_both_paths_agree_on_real_records_that_were_damaged(data: st.DataObject) -> None:
     lines = (OURS / "mixed.log").read_bytes().split(b"\n")[:40]
