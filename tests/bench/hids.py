@@ -117,7 +117,7 @@ def naive(rules: RuleSet, found: list[Run]) -> float:
                 records = [view for kind in views.lines for view in views.records(kind)]
                 for source, ask in asks:
                     seen = records if source == "auditd" else views.of(source)
-                    hits += any([ask(view) for view in seen])
+                    hits += any(ask(view) for view in seen)
         return hits
 
     return _clocked(work)
