@@ -61,8 +61,9 @@ _OVERFLOW = Literal["ignore", "syslog", "suspend", "single", "halt", "drop_oldes
 _FOR_CHILDREN: Final = ("user", "capabilities", "nice", "memory_max")
 _ACTIONS: Final = ("syslog", "email", "exec", "single", "halt")
 
-LEAST_MEMORY: Final = 32 << 20
-"""Smallest memory_max of an isolated plugin: an interpreter with this package loaded has 20 MiB."""
+LEAST_MEMORY: Final = 64 << 20
+"""Smallest memory_max of an isolated plugin. An idle one has 31 MiB (VmData), and needs as much again for the events of
+a large batch and the stack of a thread."""
 
 
 def _user(words: tuple[str, ...]) -> str:

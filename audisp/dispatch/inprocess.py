@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
-from typing import Any, Final, Literal, cast
+from typing import Any, ClassVar, Final, Literal, cast
 
 import attrs
 import trio
@@ -72,6 +72,9 @@ class _Serving:
 @attrs.define(eq=False)
 class InProcessRunner:
     """One configured in-process plugin."""
+
+    FATE: ClassVar[str] = "is left to itself"
+    """What becomes of one that does not end."""
 
     conf: PluginConf
     type: PluginType
@@ -371,7 +374,7 @@ class InProcessRunner:
         with trio.move_on_after(CLOSE_GRACE):
             await self._stopped.wait()
         if not self._stopped.is_set():
-            self.say("warning", f"plugin {self.name}: does not end, and is left to itself")
+            self.say("warning", f"plugin {self.name}: does not end, and {self.FATE}")
             self._scope.cancel()
             await self._stopped.wait()
 

@@ -530,6 +530,8 @@ async def changed(conf: PluginConf, files: Mapping[Any, object], say: Say) -> bo
 class IsolatedRunner(InProcessRunner):
     """See the module's text."""
 
+    FATE = "is killed"
+
     def __attrs_post_init__(self) -> None:
         super().__attrs_post_init__()
         # Its own process is ended at that time, and the delivery fails; nobody else has to wait.

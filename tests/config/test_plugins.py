@@ -300,7 +300,7 @@ def test_inside_this_process(folder: Path, put: Put) -> None:
         ("plugin = stdout\ncapabilities = chown", "capabilities: is for a process of its own"),
         ("plugin = stdout\nactions = halt", "actions: is for a process of its own"),
         ("plugin = stdout\nisolation = process\npath = /sbin/x", "path: is for a child program, and plugin is not"),
-        ("plugin = stdout\nisolation = process\nmemory_max = 31M", "memory_max: is below what Python takes: 32M"),
+        ("plugin = stdout\nisolation = process\nmemory_max = 63M", "memory_max: is below what Python takes: 64M"),
         ("plugin = /nonexistent/x.py", "t.audisp:2: plugin: /nonexistent/x.py: cannot be used: No such file"),
         ("plugin = /tmp/x.py", "/tmp: can be written by"),
         ("nothing = 1", "unknown key 'nothing'"),

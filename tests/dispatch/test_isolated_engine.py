@@ -88,7 +88,8 @@ def audisp_events(events):
         f"active = yes\nplugin = {code}\nisolation = process\nfilter_keep = uid r= 7\n",
     )
     feed = Feed()
-    async with world.started(feed):
+    async with world.started(feed) as engine:
+        assert engine.roster.knows_processes(), "it is given what is known of them"
         for serial in range(1, 6):
             await feed.lines(f"SYSCALL {serial} uid={7 if serial % 2 else 8}", f"EOE {serial} ")
         await until(lambda: feed.books.routed == 10)
