@@ -100,6 +100,7 @@ NEEDS: Final[dict[str, Callable[[], str | None]]] = {
     "laurel": _program("laurel", "laurel"),
     "rsyslogd": _program("rsyslogd", "rsyslog rsyslog-gnutls rsyslog-openssl"),
     "nft": _program("nft", "nftables"),
+    "loginctl": _program("loginctl", "systemd"),
     "gcc": _program("gcc", "gcc"),
     "openssl": _program("openssl", "openssl"),
     "gnutls": _program("gnutls-serv", "gnutls-bin"),

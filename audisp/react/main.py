@@ -44,7 +44,7 @@ MAX_MALFORMED: Final = 100
 """Messages that are no request, after which nothing of this matcher is read any more: it is not ours."""
 TAKE_OVER: Final = 330.0
 """Seconds for a predecessor to end: it brings what it is carrying out to its end (reactions.MAX_DEADLINE)."""
-STILL_SERVED: Final = 2.0
+STILL_SERVED: Final = 1.0
 """Seconds that a predecessor may still have its matcher: who started both may have died a moment ago."""
 IDLE_LOOK: Final = 0.5
 """Seconds between two looks whether anything is left to wait for, after the matcher has gone."""

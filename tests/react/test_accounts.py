@@ -1,4 +1,5 @@
-"""Accounts: real usermod on throw-away files, in a mount namespace of its own; and sessions, of a fake loginctl.
+"""Accounts: real usermod on throw-away files, in a mount namespace of its own; sessions, by the
+system's loginctl of a fake logind on a private bus.
 
 Untested live: sessions of a real logind. No systemd runs where these tests run.
 """
@@ -6,6 +7,8 @@ Untested live: sessions of a real logind. No systemd runs where these tests run.
 from __future__ import annotations
 
 import shlex
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -16,6 +19,7 @@ from audisp.react.judge import Refused
 from audisp.react.means_account import EndSession, Lock, own_session
 from audisp.react.request import Account, Kind, Outcome, Session
 from tests.needs import needs
+from tests.react import bus
 from tests.react.playing import HandClock, conf, entries, playing, request
 
 HASH: Final = "$y$j9T$saltsaltsalt$hashhashhashhashhashhashhashhashhashhashhas"
@@ -163,8 +167,6 @@ async def test_an_account_that_is_another_one_now_is_left(tmp_path: Path, etc: P
 @pytest.mark.parametrize("half", [[], ["-L"], ["-L", "-e", "1"]])
 async def test_killed_in_the_middle_of_a_lock(tmp_path: Path, etc: Path, usermod: str, half: list[str]) -> None:
     """Whatever of it came about: it is confirmed if it is whole, and else taken back."""
-    import subprocess
-
     settings = conf()
     means = Lock(settings, accounts=Accounts(etc), usermod=usermod)
     with playing(settings, tmp_path / "r", {Kind.LOCK: means}) as played:
@@ -229,6 +231,55 @@ show-session) [ "$8" = -- ] || [ "$2" = -- ] || exit 9
 terminate-session) : >{gone} ;;
 esac
 """
+
+
+@pytest.fixture
+def logind(tmp_path: Path) -> Iterator[bus.Logind]:
+    fake = bus.Logind(tmp_path / "bus", bus.Session())
+    yield fake
+    fake.close()
+
+
+@pytest.fixture
+def real_loginctl(tmp_path: Path) -> str:
+    """The system's loginctl, to which systemd runs here and the private bus is the system's."""
+    program = tmp_path / "real-loginctl"
+    inside = 'mount -t tmpfs run /run && mkdir -p /run/systemd/system && exec loginctl "$@"'
+    address = f"DBUS_SYSTEM_BUS_ADDRESS=unix:path={tmp_path}/bus"
+    program.write_text(f'#!/bin/sh\nexec env {address} unshare --mount sh -c {shlex.quote(inside)} sh "$@"\n')
+    program.chmod(0o755)
+    return str(program)
+
+
+@needs("root", "loginctl")
+async def test_the_system_s_loginctl_ends_a_session(
+    tmp_path: Path, etc: Path, logind: bus.Logind, real_loginctl: str
+) -> None:
+    settings = conf()
+    means = EndSession(settings, accounts=Accounts(etc), loginctl=real_loginctl)
+    with playing(settings, tmp_path / "r", {Kind.END_SESSION: means}) as played:
+        result = await played.reactor.handle(request(Kind.END_SESSION, SESSION))
+        assert result.outcome is Outcome.DONE, result.text
+        gone = await played.reactor.handle(request(Kind.END_SESSION, SESSION))
+        assert (gone.outcome, gone.reason) == (Outcome.FAILED, "gone")
+    assert [call for call in logind.calls if call[0] != "Hello"] == [
+        ("GetSession", "5"),
+        ("GetAll", ""),
+        ("TerminateSession", "5"),
+        ("GetSession", "5"),
+    ]
+
+
+@needs("root", "loginctl")
+async def test_the_system_s_loginctl_says_whose_a_session_is(
+    tmp_path: Path, etc: Path, logind: bus.Logind, real_loginctl: str
+) -> None:
+    logind.session = bus.Session(leader=4243)
+    means = EndSession(conf(), accounts=Accounts(etc), loginctl=real_loginctl)
+    with playing(conf(), tmp_path / "r", {Kind.END_SESSION: means}) as played:
+        result = await played.reactor.handle(request(Kind.END_SESSION, SESSION))
+    assert (result.outcome, "Leader is 4243" in result.text) == (Outcome.FAILED, True)
+    assert logind.session is not None
 
 
 def _loginctl(tmp_path: Path, audit: int = 5, user: int = 1001, leader: int = 4242) -> str:

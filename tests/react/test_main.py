@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,6 +23,7 @@ from audisp.react.main import CAPABILITIES, MAX_MALFORMED
 from audisp.react.processes import find
 from audisp.react.request import (
     MAX_MESSAGE,
+    Account,
     Address,
     Kind,
     Level,
@@ -43,13 +44,13 @@ WAIT: Final = 20.0
 class Running:
     """A reactor that runs, and our end of its socket."""
 
-    def __init__(self, folder: Path, text: str, *words: str, alone: bool = False) -> None:
+    def __init__(self, folder: Path, text: str, *words: str, alone: bool = False, before: Sequence[str] = ()) -> None:
         self.state = folder / "state"
         self.config = folder / "reactions.conf"
         self.config.write_text(text)
         self.config.chmod(0o600)
         ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        command = [sys.executable, "-I", "-m", "audisp.react.main", "--config", str(self.config)]
+        command = [*before, sys.executable, "-I", "-m", "audisp.react.main", "--config", str(self.config)]
         with (folder / "log").open("ab") as log:
             self.process = subprocess.Popen(
                 [*command, "--state", str(self.state), *words],
@@ -82,8 +83,8 @@ Start = Callable[..., Running]
 def start(tmp_path: Path) -> Iterator[Start]:
     running: list[Running] = []
 
-    def begin(text: str, *words: str, alone: bool = False) -> Running:
-        running.append(Running(tmp_path, text, *words, alone=alone))
+    def begin(text: str, *words: str, **given: Any) -> Running:
+        running.append(Running(tmp_path, text, *words, **given))
         return running[-1]
 
     yield begin
@@ -148,11 +149,11 @@ def test_stopped_and_let_go_in_time_though_the_matcher_is_gone(start: Start, str
 
 @needs("root")
 def test_kill_9_of_the_reactor_undoes_nothing_and_forgets_nothing(start: Start, stray: Process) -> None:
-    first = start(FREEZE.format(2))
+    first = start(FREEZE.format(1))
     assert first.ask(request(Kind.FREEZE, stray)).outcome is Outcome.DONE
     first.kill()
     assert state_of(stray.pid) == "T"
-    second = start(FREEZE.format(2))
+    second = start(FREEZE.format(1))
     result = second.told()
     assert (result.number, result.act, result.outcome, result.reason) == (0, 1, Outcome.UNDONE, "time_over")
     assert state_of(stray.pid) in ("S", "R")
@@ -323,3 +324,29 @@ def test_it_enters_a_network_namespace(start: Start) -> None:
         holder.wait()
         if holder.stdout is not None:
             holder.stdout.close()
+
+
+PASSWD: Final = "root:x:0:0::/root:/bin/sh\nnobody:x:65534:65534::/:/usr/sbin/nologin\nmal:x:1001:1001::/:/bin/sh\n"
+SHADOW: Final = "root:*:19000:0:99999:7:::\nmal:$6$salt$hash:19000:0:99999:7:::\n"
+
+
+@needs("root")
+def test_an_account_is_locked_and_given_back_in_time_across_kill_9(start: Start, tmp_path: Path) -> None:
+    """The real usermod, started by the process with the few capabilities that it has; /etc is this test's own."""
+    etc = tmp_path / "etc"
+    etc.mkdir()
+    for name, text, mode in (("passwd", PASSWD, 0o644), ("shadow", SHADOW, 0o640), ("group", "mal:x:1001:\n", 0o644)):
+        (etc / name).write_text(text)
+        (etc / name).chmod(mode)
+    before = ["unshare", "--mount", "/bin/sh", "-c", f'mount --bind {etc} /etc && exec "$@"', "sh"]
+    text = "dry_run = no\nlock_account = high\nlock_time = 2s\n"
+    first = start(text, before=before)
+    result = first.ask(request(Kind.LOCK, Account("mal")))
+    assert (result.outcome, result.record_type) == (Outcome.DONE, 2205), result.text
+    assert "mal:!$6$salt$hash:19000:0:99999:7::1:" in (etc / "shadow").read_text()
+    assert first.ask(request(Kind.LOCK, Account("root"))).reason == "spared"
+    assert first.ask(request(Kind.LOCK, Account("-rf"))).reason == "target"
+    first.kill()
+    second = start(text, before=before)
+    assert second.told().outcome is Outcome.UNDONE
+    assert (etc / "shadow").read_text() == SHADOW
