@@ -394,7 +394,7 @@ def _of_a_process(last: dict[str, Setting], host: HostKeys | None, path: Path, n
         errors.append(located(last["memory_max"], f"is below what Python takes: {LEAST_MEMORY >> 20}M", path))
     if host.user is None and os.geteuid() == 0:
         notices.append(
-            f"{path}:{last['isolation'].line}: isolation: a process of its own, and it runs as root: user is not set"
+            f"{path}:{last['isolation'].line}: isolation: its process belongs to root: user is not set"
         )
     return errors
 

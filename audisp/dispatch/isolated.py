@@ -415,6 +415,10 @@ def _refused(message: wire.Refused) -> ConfigErrors | PluginError:
 def _launch(conf: PluginConf, channel: int, stderr: int, *, inherit: bool) -> Launched:
     if not sys.executable:
         raise PluginError("isolation = process needs a Python interpreter, and its path is unknown")
+    capabilities = conf.capabilities
+    if capabilities is None and os.geteuid() == 0:
+        # What root executes gets all that its bounding set has, and so more than we have kept for ourselves.
+        capabilities = ()
     return launch(
         # -I: no PYTHON* variables, no user site, no working directory in the path.
         (sys.executable, "-I", "-m", MODULE, str(os.getpid())),
@@ -422,7 +426,7 @@ def _launch(conf: PluginConf, channel: int, stderr: int, *, inherit: bool) -> La
         stderr_fd=stderr,
         stdout="inherit" if inherit else "null",
         user=conf.user,
-        capabilities=conf.capabilities,
+        capabilities=capabilities,
         nice=conf.nice,
         memory_max=conf.memory_max,
     )

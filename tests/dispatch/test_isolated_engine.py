@@ -10,10 +10,13 @@ import sys
 import sysconfig
 from pathlib import Path
 
+import attrs
 import pytest
 
 from audisp.cli.check import OK, WRONG, check
+from audisp.config.plugins import PluginConf
 from audisp.dispatch import isolated
+from audisp.dispatch.needs import plugin_needs
 from audisp.errors import PluginError
 from tests.dispatch.isolates import CODE, Isolates, alive
 from tests.dispatch.test_engine import stream_of
@@ -60,6 +63,8 @@ async def test_the_whole_stream_with_status_and_a_drain(world: World, isolates: 
         assert (shown["kind"], shown["state"]) == ("isolated", "running")
         (pid,) = shown["pids"]
         assert about(pid, "cmdline").split("\0")[1:4] == ["-I", "-m", isolated.MODULE]
+        # What root executes would have more than the dispatcher itself has kept.
+        assert "\nCapEff:\t0000000000000000\nCapBnd:\t0000000000000000\n" in about(pid, "status")
         assert os.getpriority(os.PRIO_PROCESS, pid) == 3
         await until(lambda: engine.snapshot()["plugins"]["apart"]["detail"].get("pid") == str(pid))
     stream = stream_of((world.folder / "apart").read_bytes())
@@ -184,7 +189,7 @@ def test_check_asks_it_in_a_process_of_its_own(world: World, isolates: Isolates)
     status, said = checked()
     assert status == OK, said
     assert "apart.audisp:6: mode: is worth a word (notice)" in said
-    assert "apart.audisp:3: isolation: a process of its own, and it runs as root: user is not set (notice)" in said
+    assert "apart.audisp:3: isolation: its process belongs to root: user is not set (notice)" in said
     configure(world, isolates, "mode = bad\n")
     status, said = checked()
     assert status == WRONG
@@ -194,6 +199,14 @@ def test_check_asks_it_in_a_process_of_its_own(world: World, isolates: Isolates)
     assert status == WRONG
     assert "apart.audisp:2: plugin: " in said
     assert "ZeroDivisionError: division by zero" in said
+
+
+def test_the_dispatcher_keeps_what_it_takes_to_end_it() -> None:
+    plain = PluginConf(name="x", path=Path("/x.audisp"), plugin="stdout")
+    for conf, wanted in ((attrs.evolve(plain, isolation="process"), ["cap_kill"]), (plain, [])):
+        found: list[str] = []
+        plugin_needs([conf], lambda capability, _, found=found: found.append(capability))  # type: ignore[misc]
+        assert found == wanted
 
 
 def reachable_interpreter(folder: Path) -> str | None:

@@ -15,7 +15,8 @@ import attrs
 import pytest
 import trio
 
-from audisp.dispatch import isolated
+from audisp.dispatch import inprocess, isolated
+from audisp.dispatch.launch import Launched
 from tests.dispatch.intakes import Stream, block
 from tests.dispatch.isolates import HOSTILE, Isolates, alive, settings
 from tests.dispatch.voices import running, until
@@ -130,6 +131,34 @@ async def test_one_that_is_stopped_is_ended_like_one_that_hangs(isolates: Isolat
     stream = Stream()
     stream.add(isolates.got())
     assert stream.records == 2000
+
+
+async def test_one_that_we_may_not_end_does_not_hold_the_end(
+    isolates: Isolates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inprocess, "CLOSE_GRACE", 0.05)
+    monkeypatch.setattr(isolated, "REAP_SECONDS", 0.05)
+    runner = isolates.runner(mode="hang")
+    pid = 0
+
+    def refuse(self: Launched, number: int) -> bool:
+        raise PermissionError(1, "Operation not permitted")
+
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(Launched, "signal", refuse)
+            async with running(runner):
+                await runner.opened.wait()
+                pid = runner.pids()[0]
+                runner.intake.offer(block(1, 10), False)
+                await until(lambda: isolates.got(".done"))
+        assert runner.state == "stopped"
+        assert isolates.said.heard("without cap_kill we cannot end it", "error")
+        books = runner.intake.books()
+        assert (books.imbalance, books.waiting) == (0, 10)
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)  # noqa: ASYNC222 - it has just been killed
 
 
 # ---- what it has to begin with ----
