@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import attrs
 
+from audisp.config.reactions import KINDS
 from audisp.react.journal import Entry
 
 HOUR: Final = 3600.0
@@ -99,9 +100,13 @@ class Books:
                 self.breaker = ""
             case {"step": "last", "id": int(number)}:
                 self.last = max(self.last, number)
-            case {"act": {"id": int(number)} as parts} if parts.keys() == _FIELDS:
+            case {"act": {"id": int(number), "kind": kind} as parts} if parts.keys() == _FIELDS and kind in KINDS:
                 self.acts[number] = Act(**parts)
                 self.last = max(self.last, number)
+            case {"act": {"id": int(number)}}:
+                # Of a later version perhaps: nothing can be done about it, but its number is taken.
+                self.last = max(self.last, number)
+                self.strange += 1
             case {"step": str(step), "id": int(number)} if number in self.acts:
                 self.acts[number] = attrs.evolve(self.acts[number], step=step)
             case {"step": str(), "id": int()}:
@@ -144,13 +149,12 @@ class Books:
 
     def due(self, now: Now) -> list[Act]:
         """Acts whose time is over, the oldest first."""
-        return [act for act in self.acts.values() if act.undoable and act.seconds and act.left(now) <= 0]
+        return [act for act in self.timed() if act.left(now) <= 0]
 
     def open(self) -> int:
         """How many can still be undone."""
         return sum(1 for act in self.acts.values() if act.undoable)
 
-    def next_due(self, now: Now) -> float | None:
-        """Seconds until the next one is due; None if none will be."""
-        times = [act.left(now) for act in self.acts.values() if act.undoable and act.seconds]
-        return max(0.0, min(times)) if times else None
+    def timed(self) -> list[Act]:
+        """Acts that are to be undone some time."""
+        return [act for act in self.acts.values() if act.undoable and act.seconds]

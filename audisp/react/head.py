@@ -11,6 +11,8 @@ from typing import Final
 
 import attrs
 
+from audisp.react.request import MAX_HEAD
+
 USER_SPACE: Final = (range(1100, 1200), range(2100, 3000))
 """Types that user space may send (linux/audit.h: AUDIT_FIRST_USER_MSG, AUDIT_FIRST_USER_MSG2). 1005, AUDIT_USER, is
 one as well."""
@@ -36,6 +38,12 @@ class Sender:
 def is_user_space(record_type: int) -> bool:
     """Whether user space can send records of this type."""
     return record_type == AUDIT_USER or any(record_type in each for each in USER_SPACE)
+
+
+def cut_head(record: bytes) -> bytes:
+    """What of a user-space record stands before the sender's own text, as `read_head` wants it; at most MAX_HEAD bytes.
+    For the matcher. Without ``msg='`` it is the whole record, whose text then is somebody's, and no head."""
+    return record.partition(b" msg='")[0][:MAX_HEAD]
 
 
 def read_head(head: bytes) -> Sender | None:

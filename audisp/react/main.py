@@ -40,6 +40,8 @@ from audisp.react.request import MAX_MESSAGE, Kind, Outcome, Result, decode_requ
 RESULTS: Final = 256
 """Results that wait for the matcher. When it takes none, no request of it is read any more; what timers do goes on, and
 what then finds no place is in the journal and in the log."""
+RESULT_WAIT: Final = 1.0
+"""Seconds that an act's result waits for its place. Nothing is lost but the record, and that goes into the log."""
 MAX_MALFORMED: Final = 100
 """Messages that are no request, after which nothing of this matcher is read any more: it is not ours."""
 TAKE_OVER: Final = 330.0
@@ -120,7 +122,7 @@ async def _run(conf: ReactionsConf, given: argparse.Namespace) -> int:
         try:
             send.send_nowait(result)
         except trio.WouldBlock:
-            say("warning", f"the matcher does not take its results: {result.kind} act {result.act} {result.outcome}")
+            _untaken(result)
 
     judge = Judge(conf, collector=given.collector)
     means = means_for(conf, ours=tuple(given.ours), collector=given.collector)
@@ -209,8 +211,10 @@ async def _take_requests(
 
     async def carry_out(act: Any, request: Any) -> None:
         result = await reactor.carry_out(act, request)
-        with trio.CancelScope(shield=True), trio.move_on_after(1):
+        with trio.move_on_after(RESULT_WAIT, shield=True) as waiting:
             await send.send(result)
+        if waiting.cancelled_caught:
+            _untaken(result)
 
     async with trio.open_nursery() as nursery:
         while malformed < MAX_MALFORMED:
@@ -235,6 +239,11 @@ async def _take_requests(
             else:
                 nursery.start_soon(carry_out, decided, request)
         say("alert", f"{malformed} messages were no requests: nothing of this matcher is read any more")
+
+
+def _untaken(result: Result) -> None:
+    """A result that nobody takes: its record is said at least."""
+    say("warning", f"the matcher does not take its results: record {result.record_type}: {result.body}")
 
 
 def _malformed(text: str) -> Result:

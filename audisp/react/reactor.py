@@ -164,8 +164,8 @@ class Reactor:
             return self._made(act, request, Outcome.FAILED, code, str(error))
         finally:
             self._running.discard(act.id)
+            self._changed.set()
         self._write({"step": "done", "id": act.id})
-        self._changed.set()
         self._say("warning", f"act {act.id}: {text} (rule {act.rule})")
         return self._made(act, request, Outcome.DONE, "", text)
 
@@ -187,20 +187,26 @@ class Reactor:
         return was
 
     async def undo_in_time(self) -> None:
-        """Undo what is over, for ever. Call in a nursery."""
+        """Undo what is over, for ever, as many at a time as may run: one that hangs holds up no other."""
+        async with trio.open_nursery() as nursery:
+            await self._undo_in_time(nursery)
+
+    async def _undo_in_time(self, nursery: trio.Nursery) -> None:
         while True:
             now = self._clock()
-            for act in self.books.due(now):
-                if act.id not in self._running and self._not_before.get(act.id, -math.inf) <= now.boot:
-                    await self._undo(act, "time_over")
             self._changed = trio.Event()
-            left = self.books.next_due(self._clock())
-            with trio.move_on_after(LONGEST_SLEEP if left is None else min(max(left, 0.02), LONGEST_SLEEP)):
+            for act in self.books.due(now):
+                if self._wait(act, now) <= 0 and len(self._running) < MAX_RUNNING:
+                    self._running.add(act.id)
+                    nursery.start_soon(self._undo, act, "time_over")
+            full = len(self._running) >= MAX_RUNNING  # then one that ends wakes us
+            waits = [self._wait(act, now) for act in self.books.timed() if act.id not in self._running]
+            with trio.move_on_after(LONGEST_SLEEP if full else max(0.0, min(waits, default=LONGEST_SLEEP))):
                 await self._changed.wait()
 
     def idle(self) -> bool:
         """Whether nothing runs and nothing waits for its time: then nobody needs us."""
-        return not self._running and self.books.next_due(self._clock()) is None
+        return not self._running and not self.books.timed()
 
     async def _reconcile(self, act: Act) -> None:
         now = self._clock()
@@ -226,6 +232,14 @@ class Reactor:
             return made
         finally:
             self._running.discard(act.id)
+            self._changed.set()
+
+    def _wait(self, act: Act, now: Now) -> float:
+        """Seconds until this act is to be undone, or its undo tried again; bounded by what we may sleep."""
+        if act.id in self._running:
+            return LONGEST_SLEEP
+        wait = max(act.left(now), self._not_before.get(act.id, -math.inf) - now.boot)
+        return min(wait, LONGEST_SLEEP)
 
     async def _undone(self, act: Act, reason: str) -> Result:
         try:

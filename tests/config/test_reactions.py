@@ -9,6 +9,7 @@ import pytest
 from audisp.config import ids, reactions
 from audisp.config.grammar import ConfigErrors
 from audisp.errors import ConfigError
+from tests.needs import ROOT
 
 PATH = Path("/etc/audisp/reactions.conf")
 
@@ -23,6 +24,14 @@ def test_an_empty_file_does_nothing() -> None:
     assert {kind: conf.levels(kind) for kind in reactions.KINDS if conf.levels(kind)} == {
         "notify": ("high", "critical")
     }
+
+
+def test_the_shipped_file_says_the_defaults() -> None:
+    path = ROOT / "conf" / "reactions.conf"
+    assert reactions.from_bytes(path.read_bytes(), path) == reactions.ReactionsConf()
+    commented = path.read_text().replace("\n#", "\n").replace("/usr/local/sbin/on-alert", "/bin/true")
+    lines = [line for line in commented.splitlines(keepends=True) if " = " in line and line[0] not in " #"]
+    assert reactions.from_bytes("".join(lines).encode(), path).webhook
 
 
 def test_all_of_it() -> None:

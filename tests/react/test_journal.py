@@ -195,6 +195,8 @@ def test_senseless_entries_are_counted() -> None:
     for entry in ({}, {"act": {"id": 1}}, {"act": 5}, {"step": 5}, {"act": attrs.asdict(act(1)) | {"more": 1}}):
         books.take(entry)
     assert (books.strange, books.acts) == (5, {})
+    books.take({"act": attrs.asdict(act(9, kind="reboot"))})
+    assert (books.strange, books.acts, books.last) == (6, {}, 9)
 
 
 @pytest.mark.parametrize(

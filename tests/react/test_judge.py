@@ -15,7 +15,7 @@ import pytest
 from audisp.config.reactions import ReactionsConf
 from audisp.errors import StoreError
 from audisp.react.books import MAX_OPEN, Act, Now
-from audisp.react.head import Sender, is_user_space, read_head
+from audisp.react.head import Sender, cut_head, is_user_space, read_head
 from audisp.react.judge import REASONS
 from audisp.react.means import Prepared
 from audisp.react.processes import outside_of_containers
@@ -208,6 +208,17 @@ def test_who_is_gone_is_not_surely_outside() -> None:
 )
 def test_heads(head: bytes, sender: Sender | None) -> None:
     assert read_head(head) == sender
+
+
+@pytest.mark.parametrize("start", [b"", b"type=USER_LOGIN msg=audit(1.000:5): ", b"node=a type=X msg=audit(1.000:5): "])
+def test_a_record_s_head_is_what_the_kernel_wrote(start: bytes) -> None:
+    record = (
+        start + b"pid=5 uid=0 auid=1000 ses=3 msg='op=login acct=\"root\" pid=1 uid=0 auid=0 ses=1 msg=' res=failed'"
+    )
+    assert read_head(cut_head(record)) == Sender(5, 0, 1000, 3)
+    # Without a quote the sender's words would stand in the kernel's place: the whole is no head then.
+    assert read_head(cut_head(start + b"pid=5 uid=0 auid=1000 ses=3 op=login")) is None
+    assert len(cut_head(b"a" * 5000)) == 1024
 
 
 def test_which_types_user_space_sends() -> None:

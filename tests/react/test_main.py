@@ -235,6 +235,18 @@ def test_the_control_socket_is_ours_alone(start: Start) -> None:
     assert reactor.ask(request(Kind.NOTIFY)).reason == "nowhere"
 
 
+def test_an_undo_that_hangs_holds_up_no_other(start: Start, tmp_path: Path) -> None:
+    undid = tmp_path / "undid"
+    program = tmp_path / "program"
+    program.write_text(f"#!/bin/sh\nread -r line\necho >>{undid}\nexec sleep 60\n")
+    program.chmod(0o755)
+    text = "dry_run = no\nrun_command = high\ncommand = /bin/true\nundo_command = {}\ncommand_time = 1\n"
+    reactor = start(text.format(program))
+    for number in range(1, 4):
+        assert reactor.ask(request(Kind.RUN, event_id=f"1.000:{number}")).outcome is Outcome.DONE
+    wait_for(lambda: undid.exists() and len(undid.read_text()) == 3)
+
+
 LIMITS: Final = "dry_run = no\nrun_command = critical\ncommand = {}\nper_hour = 4\nnotices_per_hour = 2\n"
 
 
