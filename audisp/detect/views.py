@@ -30,6 +30,10 @@ ARGUMENT: Final = re.compile(r"a(0|[1-9][0-9]{0,6})\Z")
 """The name of an argument of EXECVE, as a rule has it."""
 _WORD: Final = re.compile(r"a([0-9]{1,7})(?:\[([0-9]{1,7})\])?\Z")
 _ODD: Final = re.compile(rb"//|/\.\.?(?:/|\Z)")
+WORDS: Final = frozenset({"seresult", "seperms"})
+"""Fields that are words of an AVC's sentence, to which auparse gave names."""
+OLD: Final = frozenset({"old-auid", "old-ses"})
+"""Fields that old kernels wrote with a blank (``old auid=0``)."""
 DIGITS: Final = 7
 """Of an argument's number: the kernel takes at most some two million arguments."""
 EXEC: Final = frozenset({"execve", "execveat"})
@@ -198,6 +202,10 @@ class RecordView(_Fields):
         record = self.record
         found = [b"type=" + record.type.encode("latin-1")]
         for name, value in (*record.outer_items(), *record.inner_items(), *record.enriched.items()):
+            if name in WORDS:  # what no sender wrote as NAME=VALUE is said in his words
+                found.append(value.replace(",", " ").encode("latin-1"))
+                continue
+            name = name.replace("-", " ", 1) if name in OLD else name
             data = decoded(name, value)
             found.append(name.encode("latin-1") + b"=" + (value.encode("latin-1") if data is None else data))
         return b" ".join(found)

@@ -28,6 +28,7 @@ from audisp.parse.stream import Reader
 from audisp.record import Block
 from audisp.shapes.registry import SHAPES, make_shape
 from audisp.shapes.shape import Nobody, ShapeSettings, render_batch
+from tests.detect import fuzz_targets as detect
 from tests.wire import fuzz_targets as wire
 
 LONGEST: Final = 16_384
@@ -292,6 +293,8 @@ TARGETS: Final[dict[str, Callable[[bytes], None]]] = {
     "wire-native-sender": wire.native_sender,
     "wire-rmw-server": wire.rmw_server,
     "wire-rmw-client": wire.rmw_client,
+    "detect-form": detect.written_form,
+    "detect-events": detect.on_events(stream),
     **{f"shape-{name}": _shape(name) for name in SHAPES},
     **{f"shape-{name}-{version}": _shape(name, version) for name in SHAPES for version in SHAPES[name][1:]},
 }
