@@ -16,7 +16,7 @@ from typing import Final, TextIO
 import attrs
 import trio
 
-from audisp.config import audispd, auditd, collector, plugins, remote
+from audisp.config import audispd, auditd, collector, ids, plugins, reactions, remote
 from audisp.config.files import OWN_CONF, PLUGIN_CONF, FileKind, read_checked
 from audisp.config.grammar import ConfigErrors, parse, shown
 from audisp.dispatch.isolated import describe
@@ -72,7 +72,8 @@ def flat(problem: AudispError) -> Iterator[AudispError]:
 def find(folder: Path, schema_for: SchemaFor, *, allow_links: bool = False) -> Findings:
     """Everything that is wrong or worth a notice in a folder with auditd.conf, audispd.conf and its plugins.d.
 
-    Where they are, audisp-remote.conf and audisp-collector.conf as well, with the collector's own folder of plugins.
+    Where they are, audisp-remote.conf and audisp-collector.conf as well, with the collector's own folder of plugins;
+    and reactions.conf and ids.conf.
 
     plugins.d is where auditd.conf says; if auditd.conf cannot be used, or says nothing, it is DIR/plugins.d where that
     exists, so that a folder that is not yet in its place can be checked.
@@ -103,6 +104,7 @@ def find(folder: Path, schema_for: SchemaFor, *, allow_links: bool = False) -> F
     forwarding = _plugins(plugin_dir, folder, schema_for, findings)
     forwarding |= _collector(folder / collector.NAME, schema_for, findings, allow_links=allow_links)
     _remote(folder / remote.NAME, forwarding, findings)
+    _reactions(folder, findings)
     return findings
 
 
@@ -132,6 +134,23 @@ def _remote(default: Path, forwarding: set[Path], findings: Findings) -> None:
             findings.notices += remote.load(path, used=path in forwarding)[1]
         except ConfigError as problem:
             findings.add(problem)
+
+
+def _reactions(folder: Path, findings: Findings) -> None:
+    """Look at what the HIDS goes by, where it is there. reactions.conf is taken for a host's: what a collector's may
+    not have, the collector says. ids.conf is upstream's, and may be there for nobody but upstream."""
+    try:
+        reactions.read(folder / reactions.NAME)
+    except FileNotFoundError:
+        pass
+    except ConfigError as problem:
+        findings.add(problem)
+    try:
+        ids.read(folder / ids.NAME)
+    except FileNotFoundError:
+        pass
+    except ConfigError as problem:
+        findings.notices += [str(each) for each in flat(problem)]
 
 
 def _collector(path: Path, schema_for: SchemaFor, findings: Findings, *, allow_links: bool) -> set[Path]:

@@ -233,3 +233,12 @@ def test_a_collector_and_its_plugins(folder: Path) -> None:
     put(folder / "others" / "b.audisp", "active = yes\nplugin = gone\n")
     put(path, f"tls_allowed_clients = /etc/audit/clients\nplugin_dir = {folder}/others\n")
     assert find(folder, schema_for).errors == [f"{folder}/others/b.audisp:2: plugin: no plugin is called gone"]
+
+
+def test_what_the_hids_goes_by_is_looked_at_where_it_is(folder: Path) -> None:
+    (folder / "reactions.conf").write_text("kill_process = high\nblock_adress = high\n")
+    (folder / "ids.conf").write_text("option_session_badness1_reaction = system_halt\n")
+    found = find(folder, schema_for)
+    assert len(found.errors) == len(found.notices) == 1
+    assert "reactions.conf:2: unknown key 'block_adress' (did you mean 'block_address'?)" in found.errors[0]
+    assert "ids.conf:1: option_session_badness1_reaction: system_halt is not carried out here" in found.notices[0]
