@@ -8,7 +8,6 @@ import random
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -34,6 +33,7 @@ from audisp.react.request import (
     decode_result,
     encode_request,
 )
+from audisp.react.start import command, pair
 from tests.needs import needs
 from tests.react.playing import entries, request, state_of
 
@@ -44,16 +44,17 @@ WAIT: Final = 20.0
 class Running:
     """A reactor that runs, and our end of its socket."""
 
-    def __init__(self, folder: Path, text: str, *words: str, alone: bool = False, before: Sequence[str] = ()) -> None:
+    def __init__(
+        self, folder: Path, text: str, *, alone: bool = False, before: Sequence[str] = (), **given: Any
+    ) -> None:
         self.state = folder / "state"
         self.config = folder / "reactions.conf"
         self.config.write_text(text)
         self.config.chmod(0o600)
-        ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        command = [*before, sys.executable, "-I", "-m", "audisp.react.main", "--config", str(self.config)]
+        ours, its = pair()
         with (folder / "log").open("ab") as log:
             self.process = subprocess.Popen(
-                [*command, "--state", str(self.state), *words],
+                [*before, *command(self.config, self.state, **given)],
                 stdin=subprocess.DEVNULL if alone else its.fileno(),
                 stderr=log,
                 env={},
@@ -83,8 +84,8 @@ Start = Callable[..., Running]
 def start(tmp_path: Path) -> Iterator[Start]:
     running: list[Running] = []
 
-    def begin(text: str, *words: str, **given: Any) -> Running:
-        running.append(Running(tmp_path, text, *words, **given))
+    def begin(text: str, **given: Any) -> Running:
+        running.append(Running(tmp_path, text, **given))
         return running[-1]
 
     yield begin
@@ -201,7 +202,7 @@ def test_the_command_lists_undoes_and_resumes(start: Start, stray: Process, caps
 
 
 def test_the_configuration_is_checked_before_anything(start: Start) -> None:
-    reactor = start("kill_process = high\n", "--collector")
+    reactor = start("kill_process = high\n", collector=True)
     assert reactor.process.wait(WAIT) == 2
     assert "reactions.conf:1: kill_process: cannot be done on a collector" in reactor.log.read_text()
     assert not reactor.state.exists()
@@ -233,6 +234,44 @@ def test_the_control_socket_is_ours_alone(start: Start) -> None:
             client.send(data)
             assert b"error" in client.recv(5000)
     assert reactor.ask(request(Kind.NOTIFY)).reason == "nowhere"
+
+
+def test_kill_9_between_the_journal_and_the_end_of_the_act(start: Start, tmp_path: Path) -> None:
+    """The command itself kills the reactor: so it has been begun, and nobody knows how far it came."""
+    undid = tmp_path / "undid"
+    for name, text in (("do", 'kill -9 "$PPID"'), ("undo", f"cat >{undid}")):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    text = f"dry_run = no\nrun_command = high\ncommand = {tmp_path}/do\nundo_command = {tmp_path}/undo\n"
+    first = start(text + "command_time = 1h\n")
+    first.socket.send(encode_request(request(Kind.RUN)))
+    assert first.process.wait(WAIT) == -signal.SIGKILL
+    assert [entry["act"]["step"] for entry in entries(first.state)] == ["begun"]
+    second = start(text + "command_time = 1h\n")
+    result = second.told()
+    assert (result.act, result.outcome, result.reason) == (1, Outcome.UNDONE, "interrupted")
+    assert json.loads(undid.read_bytes())["undo"]
+
+
+@needs("root")
+def test_the_uids_that_it_is_told_are_spared(start: Start) -> None:
+    program = 'sleep 60 >/dev/null 2>&1 & echo "$!"'
+    done = subprocess.run(["setsid", "sh", "-c", program], capture_output=True, check=True, user=65534, group=65534)
+    pid = int(done.stdout)
+    wait_for(lambda: (found := find(pid)) is not None and found.exe.endswith("/sleep"))
+    found = find(pid)
+    assert found is not None
+    try:
+        spared = start("dry_run = no\nkill_process = high\n", ours=[65534])
+        result = spared.ask(request(Kind.KILL, Process(pid, found.start)))
+        assert (result.reason, "a user of ours" in result.text) == ("spared", True)
+        spared.kill()
+        other = start("dry_run = no\nkill_process = high\n")
+        assert other.ask(request(Kind.KILL, Process(pid, found.start))).outcome is Outcome.DONE
+    finally:
+        now = find(pid)
+        if now is not None and now.start == found.start and now.state != "Z":
+            os.kill(pid, signal.SIGKILL)
 
 
 def test_an_undo_that_hangs_holds_up_no_other(start: Start, tmp_path: Path) -> None:
@@ -322,7 +361,7 @@ def test_it_enters_a_network_namespace(start: Start) -> None:
         assert holder.stdout is not None
         holder.stdout.readline()
         network = f"/proc/{holder.pid}/ns/net"
-        reactor = start("dry_run = no\nblock_address = high\nblock_time = 60\n", "--netns", network)
+        reactor = start("dry_run = no\nblock_address = high\nblock_time = 60\n", netns=Path(network))
         result = reactor.ask(request(Kind.BLOCK, Address("::ffff:192.0.2.66")))
         assert result.outcome is Outcome.DONE, result.text
         listed = ["nsenter", f"--net={network}", "nft", "list", "set", "inet", "audisp_hids", "block4"]
