@@ -30,8 +30,8 @@ from audisp.react.clock import Clock
 from audisp.react.journal import Taken
 from audisp.react.judge import REASONS, Judge
 from audisp.react.means import Means
-from audisp.react.means_account import EndSession, Lock
-from audisp.react.means_address import Block
+from audisp.react.means_account import LOGINCTL, USERMOD, EndSession, Lock
+from audisp.react.means_address import NFT, Block
 from audisp.react.means_notice import Command, Notify
 from audisp.react.means_process import Freeze, Kill
 from audisp.react.reactor import Reactor
@@ -95,6 +95,8 @@ def main(argv: list[str] | None = None) -> int:
             enter_network(given.netns)
         if os.geteuid() == 0:
             keep(CAPABILITIES)
+        for line in missing(conf):
+            say("warning", line)
         make_folder(given.state.parent)
         return trio.run(_run, conf, given)
     except (AudispError, OSError) as error:
@@ -112,6 +114,21 @@ def enter_network(path: Path) -> None:
             raise OSError(number, os.strerror(number), str(path))
     finally:
         os.close(fd)
+
+
+def missing(conf: ReactionsConf) -> list[str]:
+    """What the kinds that are allowed need, and is not there."""
+    needed = {
+        "block_address": (conf.block_address, NFT, "nftables"),
+        "lock_account": (conf.lock_account, USERMOD, "passwd or shadow-utils"),
+        "end_session": (conf.end_session, LOGINCTL, "systemd"),
+        "mail_to": (conf.mail_to, conf.sendmail, "a mail server"),
+    }
+    return [
+        f"{key} needs {program}, which is not there (package: {package})"
+        for key, (wanted, program, package) in needed.items()
+        if wanted and not os.access(program, os.X_OK)
+    ]
 
 
 async def _run(conf: ReactionsConf, given: argparse.Namespace) -> int:

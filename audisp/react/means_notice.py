@@ -69,7 +69,7 @@ class Notify:
                 command = (conf.sendmail, "-i", conf.mail_to)
                 ran = await run(command, stdin=mail(conf.mail_to, act), deadline=conf.deadline)
             case "notify_command":
-                ran = await run(conf.notify_command, stdin=told, deadline=conf.deadline)
+                ran = await run(conf.notify_command, stdin=told, deadline=conf.deadline, checked=True)
             case _:
                 head = json.dumps({"url": conf.webhook, "ca": conf.webhook_ca}).encode() + b"\n"
                 ran = await run(
@@ -113,7 +113,7 @@ class Command:
         return act.step == "done"
 
     async def _run(self, command: tuple[str, ...], stdin: bytes) -> str:
-        ran = await run(command, stdin=stdin, deadline=self._conf.deadline)
+        ran = await run(command, stdin=stdin, deadline=self._conf.deadline, checked=True)
         if not ran.ok:
             raise Failed(ran.text)
         return ran.text

@@ -17,6 +17,8 @@ from typing import Final
 import attrs
 import trio
 
+from audisp.config.files import check_action
+
 SAID: Final = 400
 """Characters of what a program says when it fails, kept for the log."""
 ENVIRONMENT: Final = {"LC_ALL": "C", "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
@@ -44,16 +46,20 @@ async def run(
     deadline: float,
     user: str | None = None,
     hear: bool = False,
+    checked: bool = False,
 ) -> Ran:
     """Run the program to its end, or to `deadline` seconds. Never raises but Cancelled. A checkpoint.
 
     user: run as this user, without our groups. hear: keep standard output and error; only for programs of the system,
-    as there is no bound to what one writes.
+    as there is no bound to what one writes. checked: the administrator's own program, of which owner and mode are
+    looked at once more, as auditd does when it is about to run one.
     """
     # Files in memory, and no pipes: whatever a program leaves running behind it, nobody waits for its end.
     heard = [os.memfd_create(name) for name in ("output", "error")] if hear else []
     output, error = heard or (subprocess.DEVNULL, subprocess.DEVNULL)
     try:
+        if checked:
+            check_action(command[0])
         entry = pwd.getpwnam(user) if user is not None else None
         with trio.move_on_after(deadline):
             done = await trio.run_process(
@@ -74,6 +80,8 @@ async def run(
             text = said.decode("utf-8", "replace").strip()[-SAID:]
             return Ran(done.returncode == 0, _how(command[0], done.returncode), text, told)
         return Ran(False, f"{command[0]}: killed after {deadline:g} s")
+    except ValueError as problem:
+        return Ran(False, str(problem))
     except KeyError:
         return Ran(False, f"{command[0]}: there is no user {user}")
     except OSError as problem:

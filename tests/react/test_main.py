@@ -16,9 +16,10 @@ from typing import Any, Final
 import pytest
 
 from audisp.cli.audisp import main as audisp
+from audisp.config.reactions import ReactionsConf
 from audisp.errors import StoreError
 from audisp.react import control
-from audisp.react.main import CAPABILITIES, MAX_MALFORMED
+from audisp.react.main import CAPABILITIES, MAX_MALFORMED, missing
 from audisp.react.processes import find
 from audisp.react.request import (
     MAX_MESSAGE,
@@ -210,6 +211,11 @@ def test_the_configuration_is_checked_before_anything(start: Start) -> None:
 
 def test_without_anything_to_wait_for_it_ends(start: Start) -> None:
     assert start("", alone=True).process.wait(WAIT) == 0
+
+
+def test_what_is_missing_is_said_at_start() -> None:
+    settings = ReactionsConf(mail_to="root", sendmail="/nowhere/sendmail", kill_process=("high",))
+    assert missing(settings) == ["mail_to needs /nowhere/sendmail, which is not there (package: a mail server)"]
 
 
 def test_sigterm_ends_it(start: Start) -> None:

@@ -16,6 +16,7 @@ from typing import Any, Final
 import attrs
 import pytest
 
+from audisp.react.means import Means
 from audisp.react.means_notice import Command, Notify
 from audisp.react.request import Kind, Outcome
 from tests.needs import needs
@@ -83,8 +84,11 @@ async def test_one_that_hangs_is_killed_with_what_it_started(tmp_path: Path) -> 
 
 async def test_nothing_is_set(tmp_path: Path) -> None:
     settings = conf(run_command=RUNS, command=("/bin/true",))
-    means = {Kind.NOTIFY: Notify(settings), Kind.RUN: Command(attrs.evolve(settings, run_command=(), command=()))}
-    with playing(settings, tmp_path / "r", means) as played:  # type: ignore[arg-type]
+    means: dict[Kind, Means] = {
+        Kind.NOTIFY: Notify(settings),
+        Kind.RUN: Command(attrs.evolve(settings, run_command=(), command=())),
+    }
+    with playing(settings, tmp_path / "r", means) as played:
         assert (await played.reactor.handle(request(Kind.NOTIFY))).reason == "nowhere"
         assert (await played.reactor.handle(request(Kind.RUN))).reason == "nowhere"
 
@@ -101,6 +105,18 @@ def _commands(tmp_path: Path, **given: Any) -> Any:
     do = program(tmp_path / "do", f"cat >>{tmp_path}/did; echo >>{tmp_path}/did")
     undo = program(tmp_path / "undo", f"cat >>{tmp_path}/undid; echo >>{tmp_path}/undid")
     return conf(run_command=RUNS, command=(do,), undo_command=(undo,), **given)
+
+
+async def test_a_program_that_others_may_write_by_now_is_not_run(tmp_path: Path) -> None:
+    settings = _commands(tmp_path, command_time=60, notify_command=(program(tmp_path / "told", "true"),))
+    for name in ("do", "told"):
+        (tmp_path / name).chmod(0o777)
+    means: dict[Kind, Means] = {Kind.RUN: Command(settings), Kind.NOTIFY: Notify(settings)}
+    with playing(settings, tmp_path / "r", means) as played:
+        for kind in means:
+            result = await played.reactor.handle(request(kind))
+            assert (result.outcome, "has mode 0777" in result.text) == (Outcome.FAILED, True)
+    assert not (tmp_path / "did").exists()
 
 
 async def test_a_command_and_its_undo(tmp_path: Path) -> None:
