@@ -39,22 +39,23 @@ def image_of(low: bytes, start: int, end: int) -> bytes | None:
     return None if len(found[2]) & 1 else bytes.fromhex(found[2].decode("ascii")).lower()
 
 
-class _File:
-    """A view with a file's name alone."""
+class _Files:
+    """A view with the names of files alone, and the arguments with which the parent was started."""
 
-    def __init__(self, data: bytes) -> None:
-        self.data = data
+    def __init__(self, image: bytes, arguments: bytes | None) -> None:
+        self._image, self._arguments = image, arguments
 
     def get(self, field: str) -> bytes | None:
-        """The name."""
-        return self.data
+        """The file, whoever's it is; or the arguments."""
+        return self._arguments if field == "ParentCommandLine" else self._image
 
     def low(self, field: str) -> bytes | None:
-        """The name in lower case."""
-        return self.data.lower()
+        """The same in lower case."""
+        found = self.get(field)
+        return None if found is None else found.lower()
 
     def text(self) -> bytes:
-        """Nothing: files have no keywords."""
+        """Nothing: there are no keywords for files."""
         return b""
 
     def low_text(self) -> bytes:
@@ -63,7 +64,8 @@ class _File:
 
 
 class Images:
-    """For questions by the place of their rule: of a file, the rules (as bits) that it may be meant by."""
+    """Questions, by the place of their rule, about a program's file (of a parent also about its arguments): which
+    rules, as bits, have one that is answered with yes."""
 
     def __init__(self, questions: Sequence[tuple[int, Sequence[Is]]]) -> None:
         self.all = 0
@@ -73,19 +75,20 @@ class Images:
             if asked:
                 self.all |= 1 << place
                 self._asks.append((1 << place, compile_condition(Or(tuple(asked)))))
-        self._known: dict[bytes, int] = {}
+        self._known: dict[tuple[bytes, bytes | None], int] = {}
 
-    def meant(self, image: bytes) -> int:
-        """The rules, as bits."""
-        found = self._known.get(image)
+    def meant(self, image: bytes, arguments: bytes | None = None) -> int:
+        """The rules that may mean this program. image: in lower case."""
+        key = (image, arguments)
+        found = self._known.get(key)
         if found is None:
-            view = _File(image)
+            view = _Files(image, arguments)
             found = 0
             for bit, ask in self._asks:
                 if ask(view):
                     found |= bit
-            if len(image) <= LONGEST:
+            if len(image) + len(arguments or b"") <= LONGEST:
                 if len(self._known) >= MAX_IMAGES:
                     self._known.clear()
-                self._known[image] = found
+                self._known[key] = found
         return found

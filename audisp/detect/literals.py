@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 import attrs
@@ -126,13 +126,46 @@ class Needles:
         return len(self.texts) + len(self.images) + len(self.parents)
 
 
-def needles_of(rule: Rule) -> Needles:
-    """The texts for a rule; in the worst case those of its kind of record, and no text if it may be any."""
-    drawn = _draw(rule.condition, rule, types_of(rule.condition))
+@attrs.frozen
+class Wanted:
+    """What a rule's events have: all of these that are not None, each answered by one of what it holds. text: of texts
+    only; image and parent: of questions about one file only; mixed: any, where nothing is certain of the others.
+
+    All None: any event.
+    """
+
+    text: Needles | None = None
+    image: Needles | None = None
+    parent: Needles | None = None
+    mixed: Needles | None = None
+
+
+def wanted_of(rule: Rule) -> Wanted:
+    """What is wanted of a rule's events; in the worst case a record of its kind, and nothing if it may be any."""
+    types = types_of(rule.condition)
+    drawn = [_draw(each, rule, types) for each in _conjuncts(rule.condition)]
+    usable = [each for each in drawn if each is not None and each.size <= MAX_TEXTS]
+    text = _best(each for each in usable if not each.images and not each.parents)
+    image = _best(each for each in usable if not each.texts and not each.parents)
+    parent = _best(each for each in usable if not each.texts and not each.images)
     kind = _kind(rule)
-    if drawn is None or drawn.size > MAX_TEXTS or kind.score > drawn.score:
-        return kind
-    return drawn
+    if text is None or text.score < kind.score:
+        text = None
+    if text is None and image is None and parent is None:
+        mixed = _best(usable)
+        if mixed is not None and mixed.score > kind.score:
+            return Wanted(mixed=mixed)
+        return Wanted(text=kind) if kind.texts else Wanted()
+    return Wanted(text, image, parent)
+
+
+def _conjuncts(node: Node) -> Iterator[Node]:
+    """What must all be so."""
+    if isinstance(node, And):
+        for each in node.parts:
+            yield from _conjuncts(each)
+    else:
+        yield node
 
 
 def types_of(node: Node) -> frozenset[str] | None:
@@ -181,11 +214,13 @@ def _draw(node: Node, rule: Rule, types: frozenset[str] | None) -> Needles | Non
 
 def _of_value(node: Is, rule: Rule, types: frozenset[str] | None) -> Needles | None:
     field, value = node.field, node.value
-    if field in ("Image", "ParentImage") and isinstance(value, Text) and not value.cased:
+    if rule.source != "auditd" and field in ("Image", "ParentImage") and isinstance(value, Text) and not value.cased:
         score = IMAGE_SCORE + max((len(each) for each in _literals(value)), default=0)
         if field == "Image":
             return Needles(frozenset(), score, images=(node,))
         return Needles(frozenset(), score, parents=(node,))
+    if rule.source != "auditd" and field == "ParentCommandLine" and isinstance(value, Text):
+        return Needles(frozenset(), 1.0 + max((len(each) for each in _literals(value)), default=0), parents=(node,))
     if isinstance(value, Regex):
         texts = required(value.pattern, value.flags)
         if texts is None or field is None or not _is_written(field, rule):

@@ -106,27 +106,27 @@ class Matcher:
         found, always = scan.found, self.prefilter.always
         if not self._filtering:
             found, always = {}, (1 << len(self.rules)) - 1
-        asking = self.prefilter.parents if self._filtering else None
-        children = set(scan.processes if asking is not None and asking.all else ())
+        children = scan.children if self._filtering else {}
         noted = started if recorded is not None else ()
         looked = range(len(runs_)) if always else sorted({*found, *children, *noted})
         events = batch.events if looked else []
         for at in looked:
             mask = found.get(at, 0) | always
-            if asking is not None and at in children:
+            if at in children:
                 parent = self._parents(events[at])
-                if parent is not None and parent.image is not None:
-                    mask |= asking.meant(parent.image.lower())
+                if parent is not None:
+                    meant = self.prefilter.parents.meant((parent.image or b"").lower(), parent.command_line)
+                    mask |= children[at] & meant
             if mask and not events[at].flags & NO_STAMP:
                 self.looked_at += 1
-                self._look(events[at], mask, hits)
+                self._look(events[at], mask, hits, scan.images.get(at) if self._filtering else None)
             if recorded is not None and at in started:
                 recorded.note(runs_[at])
         return hits
 
-    def _look(self, event: Event, mask: int, hits: list[Hit]) -> None:
-        """mask: the rules to ask, as bits."""
-        views = EventViews(event, self._parents)
+    def _look(self, event: Event, mask: int, hits: list[Hit], image: bytes | None) -> None:
+        """mask: the rules to ask, as bits. image: the program's file in lower case, if it is known."""
+        views = EventViews(event, self._parents, image)
         clock = self._clock
         while mask:
             lowest = mask & -mask

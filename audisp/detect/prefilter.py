@@ -19,7 +19,7 @@ from ahocorasick_rs import BytesAhoCorasick, Implementation
 
 from audisp.detect.form import And, Is, Node, Not, Or, Rule
 from audisp.detect.images import Images, image_of
-from audisp.detect.literals import ARGUMENTS, CONNECTED, CREATED, PROCESS, RECORD_FIELDS, needles_of, types_of
+from audisp.detect.literals import ARGUMENTS, CONNECTED, CREATED, PROCESS, RECORD_FIELDS, types_of, wanted_of
 from audisp.detect.views import words_of
 from audisp.event import Run
 from audisp.parse import values
@@ -41,12 +41,14 @@ Found = dict[int, int]
 
 @attrs.frozen
 class Scan:
-    """What was found in a batch. starts: positions of events with arguments, in order. processes: of those that rules
-    for the start of a program may be true of."""
+    """What was found in a batch. starts: positions of events with arguments, in order. children: rules
+    that may be true if their questions about the parent (`Prefilter.parents`) are, by position."""
 
     found: Found
     starts: list[int]
-    processes: list[int]
+    children: Found
+    images: dict[int, bytes]
+    """Programs' files in lower case, where they are seen without taking the event apart."""
 
 
 def fields_of(node: Node) -> frozenset[str | None]:
@@ -83,25 +85,37 @@ class Prefilter:
         places: dict[bytes, int] = {}
         self.always = 0
         """Rules that may be true of anything."""
-        images, parents = [], []
+        images: list[tuple[int, Sequence[Is]]] = []
+        parents: list[tuple[int, Sequence[Is]]] = []
+        text = image = parent = mixed = 0
         for place, rule in enumerate(rules):
-            needles = needles_of(rule)
-            if not needles.size:
-                self.always |= 1 << place
-            images.append((place, needles.images))
-            parents.append((place, needles.parents))
-            for text in needles.texts:
-                places[text] = places.get(text, 0) | 1 << place
+            wanted, bit = wanted_of(rule), 1 << place
+            parts = [each for each in (wanted.text, wanted.image, wanted.parent, wanted.mixed) if each is not None]
+            text |= bit if wanted.text else 0
+            image |= bit if wanted.image else 0
+            parent |= bit if wanted.parent else 0
+            mixed |= bit if wanted.mixed else 0
+            if not parts:
+                self.always |= bit
+            for each in parts:
+                images.append((place, each.images))
+                parents.append((place, each.parents))
+                for needle in each.texts:
+                    places[needle] = places.get(needle, 0) | bit
         if len(places) > MAX_NEEDLES:
             self.always = (1 << len(rules)) - 1
-            places = {}
+            places, text, image, parent, mixed = {}, 0, 0, 0, 0
+        whole = (1 << len(rules)) - 1
+        # A rule that wants several things wants each; what it does not want is granted.
+        self._pure = text | image | parent
+        self._no_text, self._no_image, self._no_parent = whole & ~text, whole & ~image, whole & ~parent
+        self._mixed = mixed
         self._images = Images(images)
         self.parents = Images(parents)
         """What rules ask of the parent's file."""
         kinds = _kinds(rules)
         self._free = (1 << len(rules)) - 1 & ~(kinds.arguments | kinds.process | kinds.file | kinds.connection)
         self._started = kinds.arguments | kinds.process
-        self._process = kinds.process
         told = [
             *((text, kinds.process) for text in PROCESS),
             *((text, kinds.file) for text in CREATED),
@@ -137,17 +151,32 @@ class Prefilter:
         for at in starts:
             kinds[at] = kinds.get(at, 0) | self._started
         images, out = self._images, {}
+        children: Found = {}
+        seen: dict[int, bytes] = {}
         for at, allowed in kinds.items():
             # Of an event of no such kind nobody asks for the program by this way.
-            image = image_of(low, ends[at - 1] if at else 0, ends[at])
-            mask = images.all if image is None else images.meant(image)
-            mask = (mask | found.get(at, 0)) & (allowed | self._free)
-            if mask:
-                out[at] = mask
-        for at, mask in found.items():
-            if at not in kinds and mask & self._free:
-                out[at] = mask & self._free
-        return Scan(out, starts, [at for at, mask in kinds.items() if mask & self._process])
+            program = image_of(low, ends[at - 1] if at else 0, ends[at])
+            if program is None:
+                meant = images.all
+            else:
+                meant = images.meant(program)
+                seen[at] = program
+            texts = found.pop(at, 0)
+            allowed |= self._free
+            pure = (texts | self._no_text) & (meant | self._no_image) & self._pure & allowed
+            mixed = (texts | meant) & self._mixed & allowed
+            sure = pure & self._no_parent | mixed
+            if sure:
+                out[at] = sure
+            # The rest is for who knows the parent.
+            asking = (pure & ~self._no_parent | self._mixed & self.parents.all & ~mixed) & allowed
+            if asking:
+                children[at] = asking
+        free = self._free & (self._no_image & self._no_parent & self._pure | self._mixed)
+        for at, texts in found.items():
+            if texts & free:
+                out[at] = texts & free
+        return Scan(out, starts, children, seen)
 
     def _search(
         self,

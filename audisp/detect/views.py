@@ -270,6 +270,8 @@ class _EventView(_Fields):
     def __init__(self, views: EventViews) -> None:
         super().__init__()
         self.views = views
+        if views.image is not None:
+            self._low["Image"] = views.image
 
     def _find(self, field: str) -> bytes | None:
         call = self.views.call
@@ -367,10 +369,12 @@ class EventViews:
     """All views of one event, made when they are asked for. Types of records are told apart without regard to capital
     letters, as rules write them."""
 
-    __slots__ = ("_connections", "_files", "_folder", "_lines", "_process", "_records", "event", "parents")
+    __slots__ = ("_connections", "_files", "_folder", "_lines", "_process", "_records", "event", "image", "parents")
 
-    def __init__(self, event: Event, parents: Parents = nobody) -> None:
+    def __init__(self, event: Event, parents: Parents = nobody, image: bytes | None = None) -> None:
+        """image: what `Image` is in lower case, if that is known."""
         self.event = event
+        self.image = image
         self.parents = parents
         self._lines: dict[str, list[str]] | None = None
         self._records: dict[str, list[RecordView]] = {}
