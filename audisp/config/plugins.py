@@ -393,9 +393,7 @@ def _of_a_process(last: dict[str, Setting], host: HostKeys | None, path: Path, n
     if host.memory_max is not None and host.memory_max < LEAST_MEMORY:
         errors.append(located(last["memory_max"], f"is below what Python takes: {LEAST_MEMORY >> 20}M", path))
     if host.user is None and os.geteuid() == 0:
-        notices.append(
-            f"{path}:{last['isolation'].line}: isolation: its process belongs to root: user is not set"
-        )
+        notices.append(f"{path}:{last['isolation'].line}: isolation: its process belongs to root: user is not set")
     return errors
 
 
