@@ -52,11 +52,6 @@ def as_it_is(block: Block) -> Block:
     return block
 
 
-def _worth_gathering(block: Block) -> bool:
-    """Much came at once, and not so much that a merge is full, which would mean that the plugin is behind."""
-    return block.records >= GATHER_RECORDS and len(block.data) < MERGE_BYTES // 2
-
-
 class _Serving:
     """One opening of the plugin. Flags are set under the intake's lock."""
 
@@ -185,6 +180,11 @@ class InProcessRunner:
 
     # ---- a plain function, in its own thread ----
 
+    def _worth_gathering(self, block: Block) -> bool:
+        """Much came at once, and not so much that a merge is full, which would mean that the plugin is behind. Of a
+        queue that does not merge there is nothing to gain."""
+        return self.intake.queue.merges and block.records >= GATHER_RECORDS and len(block.data) < MERGE_BYTES // 2
+
     def _wake_thread(self) -> None:
         if self._idle:
             self._condition.notify()
@@ -216,7 +216,7 @@ class InProcessRunner:
                 delay = min(delay * 2, RETRY_DELAY_MAX)
             else:
                 delay = RETRY_DELAY
-                if _worth_gathering(block):
+                if self._worth_gathering(block):
                     time.sleep(GATHER_SECONDS)
 
     def _await_block(self, delivery: Delivery, serving: _Serving) -> Block | None:
@@ -329,7 +329,7 @@ class InProcessRunner:
                 delay = min(delay * 2, RETRY_DELAY_MAX)
             else:
                 delay = RETRY_DELAY
-                if _worth_gathering(block):
+                if self._worth_gathering(block):
                     await trio.sleep(GATHER_SECONDS)
                 else:
                     await trio.lowlevel.checkpoint()
