@@ -129,6 +129,16 @@ def state_of(pid: int) -> str:
     return found.state if found else ""
 
 
+def becomes(pid: int, states: str) -> bool:
+    """Whether the process gets into one of these states soon: a signal that was sent may not have arrived yet."""
+    until = time.monotonic() + 10
+    while state_of(pid) not in tuple(states):
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.005)
+    return True
+
+
 def entries(folder: Path) -> list[dict[str, Any]]:
     """The journal's entries."""
     from audisp.react.journal import look

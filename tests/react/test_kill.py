@@ -15,7 +15,7 @@ from audisp.react.means_process import Freeze, Kill
 from audisp.react.processes import find, read_stat
 from audisp.react.request import Kind, Outcome, Process
 from tests.needs import needs
-from tests.react.playing import HandClock, conf, entries, playing, request, state_of, victim
+from tests.react.playing import HandClock, becomes, conf, entries, playing, request, state_of, victim
 
 
 class Outsider(Kill):
@@ -163,7 +163,7 @@ async def test_a_process_is_stopped_and_goes_on_in_time(tmp_path: Path) -> None:
     with victim() as (process, target), playing(settings, tmp_path / "r", means, clock=clock) as played:
         result = await played.reactor.handle(request(Kind.FREEZE, target))
         assert result.outcome is Outcome.DONE
-        assert state_of(target.pid) == "T"
+        assert becomes(target.pid, "T")
         assert result.until > 0
         again = await played.reactor.handle(request(Kind.FREEZE, target))
         assert again.reason == "in_force"
@@ -173,7 +173,7 @@ async def test_a_process_is_stopped_and_goes_on_in_time(tmp_path: Path) -> None:
         with_time = played.reactor.books.due(clock())
         assert [act.id for act in with_time] == [result.act]
         await played.reactor.reconcile()
-        assert state_of(target.pid) in ("S", "R")
+        assert becomes(target.pid, "SR")
         assert [(told.outcome, told.reason) for told in played.told] == [(Outcome.UNDONE, "time_over")]
         assert process.poll() is None
 
@@ -189,7 +189,7 @@ async def test_what_the_wall_clock_does_moves_no_undo(tmp_path: Path) -> None:
             assert played.reactor.books.due(clock()) == []
             assert 590 < played.reactor.books.acts[1].left(clock()) <= 600
         await played.reactor.undo(1)
-        assert state_of(target.pid) in ("S", "R")
+        assert becomes(target.pid, "SR")
 
 
 async def test_after_a_kill_before_the_act_nothing_is_left(tmp_path: Path) -> None:
@@ -220,12 +220,13 @@ async def test_after_a_kill_behind_the_act_it_is_confirmed(tmp_path: Path) -> No
         with playing(settings, tmp_path / "r", means) as played:
             act = played.reactor.decide(request(Kind.FREEZE, target))
             await means[Kind.FREEZE].carry_out(act, request(Kind.FREEZE, target))  # type: ignore[arg-type]
+            assert becomes(target.pid, "T")
         with playing(settings, tmp_path / "r", means) as played:
             await played.reactor.reconcile()
             assert [(told.outcome, told.reason) for told in played.told] == [(Outcome.DONE, "confirmed")]
-            assert state_of(target.pid) == "T"
+            assert becomes(target.pid, "T")
             await played.reactor.undo(1)
-            assert state_of(target.pid) in ("S", "R")
+            assert becomes(target.pid, "SR")
 
 
 @pytest.mark.parametrize("name", [b"sh", b"a) R 1", b") (", b"))))", b"a b c d"])

@@ -36,7 +36,7 @@ from audisp.react.request import (
 )
 from audisp.react.start import command, pair
 from tests.needs import needs
-from tests.react.playing import entries, request, state_of
+from tests.react.playing import becomes, entries, request, state_of
 
 WAIT: Final = 20.0
 """Seconds for what takes milliseconds."""
@@ -140,25 +140,25 @@ def test_it_keeps_only_the_capabilities_that_it_needs(start: Start) -> None:
 
 @needs("root")
 def test_stopped_and_let_go_in_time_though_the_matcher_is_gone(start: Start, stray: Process) -> None:
-    reactor = start(FREEZE.format(1))
+    reactor = start(FREEZE.format(2))
     assert reactor.ask(request(Kind.FREEZE, stray)).outcome is Outcome.DONE
-    assert state_of(stray.pid) == "T"
+    assert becomes(stray.pid, "T")
     reactor.socket.close()
-    wait_for(lambda: state_of(stray.pid) in ("S", "R"))
+    assert becomes(stray.pid, "SR")
     assert reactor.process.wait(WAIT) == 0  # nobody needs it any more
     assert [entry.get("step") for entry in entries(reactor.state)][1:] == ["done", "undone"]
 
 
 @needs("root")
 def test_kill_9_of_the_reactor_undoes_nothing_and_forgets_nothing(start: Start, stray: Process) -> None:
-    first = start(FREEZE.format(1))
+    first = start(FREEZE.format(2))
     assert first.ask(request(Kind.FREEZE, stray)).outcome is Outcome.DONE
     first.kill()
-    assert state_of(stray.pid) == "T"
-    second = start(FREEZE.format(1))
+    assert becomes(stray.pid, "T")
+    second = start(FREEZE.format(2))
     result = second.told()
     assert (result.number, result.act, result.outcome, result.reason) == (0, 1, Outcome.UNDONE, "time_over")
-    assert state_of(stray.pid) in ("S", "R")
+    assert becomes(stray.pid, "SR")
 
 
 @needs("root")
@@ -171,9 +171,9 @@ def test_a_successor_takes_over_from_one_whose_matcher_is_gone(start: Start, str
     second = start(FREEZE.format(60))
     assert second.ask(request(Kind.FREEZE, stray)).reason == "in_force"
     assert first.process.wait(WAIT) == 0
-    assert state_of(stray.pid) == "T"
+    assert becomes(stray.pid, "T")
     assert audisp(["hids", "reactions", "undo", "1", "--state", str(second.state)]) == 0
-    assert state_of(stray.pid) in ("S", "R")
+    assert becomes(stray.pid, "SR")
 
 
 @needs("root")
@@ -196,7 +196,7 @@ def test_the_command_lists_undoes_and_resumes(start: Start, stray: Process, caps
     reactor.kill()
     # Nobody runs: the command does it itself.
     assert audisp(["hids", "reactions", "undo", "1", *places]) == 0
-    assert state_of(stray.pid) in ("S", "R")
+    assert becomes(stray.pid, "SR")
     assert audisp(["hids", "reactions", "undo", "1", *places]) == 2
     assert audisp(["hids", "reactions", "resume", *places]) == 1
     assert audisp(["hids", "reactions", "list", "--state", str(reactor.state / "none")]) == 0
@@ -396,7 +396,7 @@ def test_an_account_is_locked_and_given_back_in_time_across_kill_9(start: Start,
         (etc / name).write_text(text)
         (etc / name).chmod(mode)
     before = ["unshare", "--mount", "/bin/sh", "-c", f'mount --bind {etc} /etc && exec "$@"', "sh"]
-    text = "dry_run = no\nlock_account = high\nlock_time = 2s\n"
+    text = "dry_run = no\nlock_account = high\nlock_time = 3s\n"
     first = start(text, before=before)
     result = first.ask(request(Kind.LOCK, Account("mal")))
     assert (result.outcome, result.record_type) == (Outcome.DONE, 2205), result.text
