@@ -228,7 +228,8 @@ async def _take_requests(
 
     async def carry_out(act: Any, request: Any) -> None:
         result = await reactor.carry_out(act, request)
-        with trio.move_on_after(RESULT_WAIT, shield=True) as waiting:
+        with trio.move_on_after(RESULT_WAIT) as waiting:
+            waiting.shield = True
             await send.send(result)
         if waiting.cancelled_caught:
             _untaken(result)

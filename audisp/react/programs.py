@@ -94,7 +94,8 @@ async def run(
 async def _end(process: trio.Process) -> None:
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
-    with trio.move_on_after(KILL_WAIT, shield=True):
+    with trio.move_on_after(KILL_WAIT) as waiting:
+        waiting.shield = True
         await process.wait()
 
 
