@@ -283,7 +283,7 @@ def test_the_uids_that_it_is_told_are_spared(start: Start) -> None:
 def test_an_undo_that_hangs_holds_up_no_other(start: Start, tmp_path: Path) -> None:
     undid = tmp_path / "undid"
     program = tmp_path / "program"
-    program.write_text(f"#!/bin/sh\nread -r line\necho >>{undid}\nexec sleep 60\n")
+    program.write_text(f"#!/bin/sh\nread -r line\necho >>{undid}\nexec sleep 5\n")
     program.chmod(0o755)
     text = "dry_run = no\nrun_command = high\ncommand = /bin/true\nundo_command = {}\ncommand_time = 1\n"
     reactor = start(text.format(program))
