@@ -22,7 +22,7 @@ def plugin_needs(confs: Iterable[PluginConf], need: Need) -> None:
     if any(conf.command or isolated(conf) for conf in confs):
         # Of those without `user =`, too: many, such as laurel, become another user by themselves.
         for capability in privileges.FOR_USERS:
-            need(capability, "child programs: end those that run as another user")
+            need(capability, "child programs and isolated plugins: end those that run as another user")
     if any(_asks(conf, "command") for conf in confs):
         need("cap_kill", "output: end its programs that run as another user")
     if any(_asks(conf, "group") for conf in confs):
