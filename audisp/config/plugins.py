@@ -127,7 +127,7 @@ class HostKeys:
     isolation: Literal["none", "process"] = "none"
     """process: a plugin of Python's in a process of its own. A child program has one anyway."""
     actions: tuple[str, ...] | None = key(None, read=_actions)
-    """What an isolated plugin may have the dispatcher do; None: dispatch/isolated.py, ACTIONS."""
+    """What an isolated plugin may have the dispatcher do; None: dispatch/far.py, ACTIONS."""
     user: str | None = key(None, read=_user)
     capabilities: tuple[str, ...] | None = key(None, read=capabilities)
     nice: int | None = key(None, min=-20, max=19)

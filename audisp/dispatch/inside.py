@@ -19,7 +19,6 @@ import signal
 import socket
 import sys
 import threading
-from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any, Final, cast
@@ -30,6 +29,7 @@ import trio
 from audisp.config.grammar import ConfigErrors, Setting
 from audisp.config.plugins import PluginConf, notices_of, settings_of
 from audisp.dispatch.host import check_emitted, load_type
+from audisp.dispatch.inside_line import Line
 from audisp.dispatch.made import files_of, stamp
 from audisp.dispatch.runner import FOREIGN, is_async, named
 from audisp.enrich.packed import unpack
@@ -42,112 +42,10 @@ from audisp.wire import isolate as wire
 
 REPORT_SECONDS: Final = 1.0
 """Between two reports of counters and state: as often as the dispatcher writes its books."""
-WAITING: Final = 1_024
-"""Messages that wait for a dispatcher that is slow to read; further ones are counted and not kept."""
-FLUSH_SECONDS: Final = 2.0
-"""How long the end waits for the last messages to be taken."""
 ASK_STACK: Final = signal.SIGUSR1
 """On this signal the stack of every thread goes to stderr, and so into the dispatcher's log."""
 _PR_SET_PDEATHSIG: Final = 1
 """linux/prctl.h"""
-
-
-class Line:
-    """The channel to the dispatcher. `post` from any thread; `receive` in one."""
-
-    def __init__(self, channel: socket.socket) -> None:
-        self._socket = channel
-        self._lock = threading.Condition()
-        self._waiting: deque[bytes] = deque()
-        self._writer: threading.Thread | None = None
-
-    def post(self, message: wire.Up, *, spare: bool = False) -> bool:
-        """Send without waiting. spare: it may be left out where too much waits already; then False."""
-        data = wire.encode(message)
-        with self._lock:
-            if self._waiting:
-                if spare and len(self._waiting) >= WAITING:
-                    return False
-                self._waiting.append(data)
-                return True
-            try:
-                sent = self._socket.send(data, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
-            except BlockingIOError:
-                sent = 0
-            except OSError:
-                return False  # nobody is there any more; that is `receive`'s news
-            if sent < len(data):
-                self._waiting.append(data[sent:])
-                if self._writer is None:
-                    self._writer = threading.Thread(target=self._write, name="writer", daemon=True)
-                    self._writer.start()
-                self._lock.notify_all()
-        return True
-
-    def _write(self) -> None:
-        while True:
-            with self._lock:
-                while not self._waiting:
-                    self._lock.notify_all()
-                    self._lock.wait()
-                data = self._waiting[0]
-            try:
-                self._socket.sendall(data, socket.MSG_NOSIGNAL)
-            except OSError:
-                data = b""
-            with self._lock:
-                self._waiting.popleft()
-                if not data:
-                    self._waiting.clear()
-
-    def flush(self) -> None:
-        """Wait a while for what was posted to be sent."""
-        with self._lock:
-            self._lock.wait_for(lambda: not self._waiting, FLUSH_SECONDS)
-
-    def receive(self) -> tuple[wire.Down, bytes] | None:
-        """The next message, with its payload; None at the end. Blocks. Raises RemoteProtocolError."""
-        head = self._exactly(wire.HEAD.size)
-        if head is None:
-            return None
-        size, length = wire.lengths(head)
-        body = self._exactly(size)
-        payload = self._exactly(length)
-        return None if body is None or payload is None else (wire.decode_down(body), payload)
-
-    async def receive_in_loop(self) -> tuple[wire.Down, bytes] | None:
-        """The same without blocking the loop."""
-        head = await self._exactly_in_loop(wire.HEAD.size)
-        if head is None:
-            return None
-        size, length = wire.lengths(head)
-        body = await self._exactly_in_loop(size)
-        payload = await self._exactly_in_loop(length)
-        return None if body is None or payload is None else (wire.decode_down(body), payload)
-
-    async def _exactly_in_loop(self, size: int) -> bytes | None:
-        pieces: list[bytes] = []
-        while size:
-            try:
-                piece = self._socket.recv(size, socket.MSG_DONTWAIT)
-            except BlockingIOError:
-                await trio.lowlevel.wait_readable(self._socket)
-                continue
-            if not piece:
-                return None
-            pieces.append(piece)
-            size -= len(piece)
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
-
-    def _exactly(self, size: int) -> bytes | None:
-        # MSG_WAITALL: the kernel puts all of it into the very object that becomes the block's data.
-        data = self._socket.recv(size, socket.MSG_WAITALL) if size else b""
-        while len(data) < size:  # a signal came between
-            more = self._socket.recv(size - len(data), socket.MSG_WAITALL)
-            if not more:
-                return None
-            data += more
-        return data
 
 
 @attrs.define(eq=False)

@@ -11,7 +11,7 @@ import pytest
 import trio
 
 from audisp.config.grammar import ConfigErrors
-from audisp.dispatch import isolated
+from audisp.dispatch import far, isolated
 from audisp.dispatch.isolated import IsolatedRunner, describe
 from audisp.enrich.facts import Enrichment
 from audisp.errors import PluginError
@@ -194,7 +194,7 @@ async def test_one_that_never_opens_is_ended(isolates: Isolates) -> None:
 
 
 async def test_closing_that_fails_or_hangs_is_said(isolates: Isolates, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(isolated, "CLOSE_SECONDS", 0.5)
+    monkeypatch.setattr(far, "CLOSE_SECONDS", 0.5)
     for mode, words in (("bad-close", "OSError: cannot be closed"), ("hang-close", "did not close in 0.5 s, killed")):
         runner = isolates.runner(mode=mode)
         async with running(runner, 10):
@@ -228,7 +228,7 @@ async def test_it_may_not_ask_for_just_any_action(isolates: Isolates) -> None:
         await until(lambda: runner.intake.delivered == 1)
     assert ("syslog", "allowed") in isolates.acts
     assert {action for action, _ in isolates.acts} == {"syslog", "email"}
-    assert len(isolates.acts) == isolated.ACTIONS_PER_MINUTE
+    assert len(isolates.acts) == far.ACTIONS_PER_MINUTE
     counters = runner.host.counters  # type: ignore[attr-defined]
     assert (counters["action_refused"], counters["action_dropped"]) == (2, 41)
     assert isolates.said.heard("may not ask for 'halt': it is isolated, and its file allows syslog, email")
@@ -245,7 +245,7 @@ async def test_one_that_never_stops_talking_is_read_slowly_and_costs_nobody_else
         # Each message is judged here, so the number of them bounds what it costs.
         seconds = time.monotonic() - began
         said = isolates.said.count("xxx")
-        assert said <= isolated.MESSAGES_BURST * 2 + isolated.MESSAGES_PER_SECOND * seconds
+        assert said <= far.MESSAGES_BURST * 2 + far.MESSAGES_PER_SECOND * seconds
         assert time.thread_time() - busy < seconds
     balanced(runner)
 

@@ -15,7 +15,7 @@ import pytest
 
 from audisp.cli.check import OK, WRONG, check
 from audisp.config.plugins import PluginConf
-from audisp.dispatch import isolated
+from audisp.dispatch import far
 from audisp.dispatch.needs import plugin_needs
 from audisp.errors import PluginError
 from tests.dispatch.isolates import CODE, Isolates, alive
@@ -62,7 +62,7 @@ async def test_the_whole_stream_with_status_and_a_drain(world: World, isolates: 
         shown = engine.snapshot()["plugins"]["apart"]
         assert (shown["kind"], shown["state"]) == ("isolated", "running")
         (pid,) = shown["pids"]
-        assert about(pid, "cmdline").split("\0")[1:4] == ["-I", "-m", isolated.MODULE]
+        assert about(pid, "cmdline").split("\0")[1:4] == ["-I", "-m", far.MODULE]
         # What root executes would have more than the dispatcher itself has kept.
         assert "\nCapEff:\t0000000000000000\nCapBnd:\t0000000000000000\n" in about(pid, "status")
         assert os.getpriority(os.PRIO_PROCESS, pid) == 3

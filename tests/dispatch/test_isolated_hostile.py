@@ -15,7 +15,7 @@ import attrs
 import pytest
 import trio
 
-from audisp.dispatch import inprocess, isolated
+from audisp.dispatch import far, inprocess, isolated
 from audisp.dispatch.launch import Launched
 from tests.dispatch.intakes import Stream, block
 from tests.dispatch.isolates import HOSTILE, Isolates, alive, settings
@@ -86,7 +86,7 @@ async def test_a_flood_is_read_at_the_rate_that_is_allowed(isolates: Isolates) -
         runner.intake.offer(block(1, 4), False)
         await until(lambda: runner.intake.delivered == 4)
         seconds = time.monotonic() - began
-        assert isolates.said.count("yyy") <= isolated.MESSAGES_BURST + isolated.MESSAGES_PER_SECOND * seconds + 1
+        assert isolates.said.count("yyy") <= far.MESSAGES_BURST + far.MESSAGES_PER_SECOND * seconds + 1
         assert time.thread_time() - busy < seconds / 2
         assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 16 * 1024
     assert isolates.got() == block(1, 4).data
@@ -108,7 +108,7 @@ async def test_emitting_without_end_is_cut_to_what_any_plugin_may(isolates: Isol
 async def test_one_that_hangs_up_is_started_anew(
     isolates: Isolates, mode: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(isolated, "EOF_SECONDS", 0.1)
+    monkeypatch.setattr(far, "EOF_SECONDS", 0.1)
     runner = hostile(isolates, mode, deliver_timeout=0.5)
     async with running(runner, 10):
         for first in (1, 5):
@@ -137,7 +137,7 @@ async def test_one_that_we_may_not_end_does_not_hold_the_end(
     isolates: Isolates, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(inprocess, "CLOSE_GRACE", 0.05)
-    monkeypatch.setattr(isolated, "REAP_SECONDS", 0.05)
+    monkeypatch.setattr(far, "REAP_SECONDS", 0.05)
     runner = isolates.runner(mode="hang")
     pid = 0
 
