@@ -25,7 +25,7 @@ _FIELD: Final = re.compile(r"(?<![^ ])([^ =\"']++)=(\"[^\"]*\"|\{[^}]{0,1024}\}|
 _INNER: Final = re.compile(r"(?<![^ ])msg='")
 _ADDRESS: Final = re.compile(r"(?<![^ ])SADDR=\{")
 _OLD_LOGIN: Final = re.compile(r"(?<![^ ])(old|new) (auid|ses)=")
-_AVC: Final = re.compile(r"avc: {1,2}(\w{1,32}) {1,2}(?:\{([^}]{0,1024})\}|null)")
+_AVC: Final = re.compile(r"avc: {1,2}(\w{1,32}) {1,2}(?:\{([^}]{0,1024}+)\}|null)")
 _ARGUMENT: Final = re.compile(r"a([0-9]{1,7})(?:\[([0-9]{1,7})\])?\Z")
 _TRAILING: Final = ",:'"
 
