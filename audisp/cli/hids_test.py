@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import sys
 import time
@@ -9,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-from audisp.cli.cat import TROUBLE, Catting, Sink, complain, pieces, standard_output
+from audisp.cli.cat import COLLECT, TROUBLE, Catting, Sink, complain, pieces, standard_output
 from audisp.detect.correlate import Finding
 from audisp.detect.detector import Detector
 from audisp.event import Batch, Event
@@ -65,6 +66,7 @@ def _nothing(_: bytes) -> None:
 def test(files: list[str], rules: list[Path], *, as_json: bool, timing: bool, prefilter: bool) -> int:
     """Write what is found; returns the exit status. Raises ConfigError for rules that cannot be read, and
     BrokenPipeError."""
+    gc.set_threshold(*COLLECT)
     loaded = load(rules)
     clock = time.perf_counter_ns if timing else None
     detector = Detector(loaded, prefilter=prefilter, clock=clock)

@@ -77,6 +77,8 @@ ANCHORED: Final = {"CommandLine": FIRST_WORD}
 """Fields of views that begin as a record's field does."""
 IMAGE_SCORE: Final = 2.0
 """How much rarer a text is at the end of a program's file than anywhere, in characters."""
+PARENT_SCORE: Final = 1.5
+"""What a parent is worth: the last resort, as it has to be looked up."""
 ANCHOR_SCORE: Final = 4.0
 """How much rarer a text is at one place than anywhere, in characters."""
 UNANCHORED: Final = frozenset({"key", "old-auid", "old-ses", *PATHS})
@@ -129,7 +131,7 @@ class Needles:
 @attrs.frozen
 class Wanted:
     """What a rule's events have: all of these that are not None, each answered by one of what it holds. text: of texts
-    only; image and parent: of questions about one file only; mixed: any, where nothing is certain of the others.
+    only; image and parent: of questions about one file only; mixed: any, where there is neither text nor image.
 
     All None: any event.
     """
@@ -156,6 +158,9 @@ def wanted_of(rule: Rule) -> Wanted:
         if mixed is not None and mixed.score > kind.score:
             return Wanted(mixed=mixed)
         return Wanted(text=kind) if kind.texts else Wanted()
+    if text is None and image is None:
+        # Parents are not looked up for each start: what the event itself must have comes first, as vague as it may be.
+        return Wanted(parent=parent, mixed=_best(each for each in usable if not each.parents))
     return Wanted(text, image, parent)
 
 
@@ -214,13 +219,14 @@ def _draw(node: Node, rule: Rule, types: frozenset[str] | None) -> Needles | Non
 
 def _of_value(node: Is, rule: Rule, types: frozenset[str] | None) -> Needles | None:
     field, value = node.field, node.value
-    if rule.source != "auditd" and field in ("Image", "ParentImage") and isinstance(value, Text) and not value.cased:
-        score = IMAGE_SCORE + max((len(each) for each in _literals(value)), default=0)
-        if field == "Image":
-            return Needles(frozenset(), score, images=(node,))
-        return Needles(frozenset(), score, parents=(node,))
-    if rule.source != "auditd" and field == "ParentCommandLine" and isinstance(value, Text):
-        return Needles(frozenset(), 1.0 + max((len(each) for each in _literals(value)), default=0), parents=(node,))
+    if rule.source != "auditd" and field == "Image" and isinstance(value, Text) and not value.cased:
+        longest = max((len(each) for each in value.parts if isinstance(each, str)), default=0)
+        return Needles(frozenset(), IMAGE_SCORE + longest, images=(node,))
+    about_parent = field == "ParentCommandLine" or (
+        field == "ParentImage" and isinstance(value, Text) and not value.cased
+    )
+    if rule.source != "auditd" and isinstance(value, Text) and about_parent:
+        return Needles(frozenset(), PARENT_SCORE, parents=(node,))
     if isinstance(value, Regex):
         texts = required(value.pattern, value.flags)
         if texts is None or field is None or not _is_written(field, rule):
@@ -289,10 +295,6 @@ def _any_of(choices: list[Needles | None]) -> Needles | None:
         parents += each.parents
         score = min(score, each.score)
     return Needles(frozenset(texts), score, tuple(images), tuple(parents))
-
-
-def _literals(value: Text) -> list[str]:
-    return [each for each in value.parts if isinstance(each, str)]
 
 
 def _cut(text: str, field: str) -> list[Needles | None]:

@@ -18,7 +18,7 @@ from audisp.detect.form import Rule
 from audisp.detect.literals import types_of
 from audisp.detect.parents import RecordedParents
 from audisp.detect.prefilter import Prefilter, fields_of
-from audisp.detect.views import ConnectionView, EventViews, FileView, Parents, ProcessView, RecordView, nobody
+from audisp.detect.views import ConnectionView, EventViews, FileView, Parent, Parents, ProcessView, RecordView, nobody
 from audisp.errors import ParseError
 from audisp.event import NO_STAMP, Batch, Event, runs
 
@@ -112,16 +112,21 @@ class Matcher:
         events = batch.events if looked else []
         for at in looked:
             mask = found.get(at, 0) | always
-            if at in children:
+            asking = children.get(at, 0)
+            start = None
+            parent: Parent | None = None
+            if recorded is not None and at in started:
+                parent, start = recorded.meet(runs_[at], asked=bool(asking))
+            elif asking:
                 parent = self._parents(events[at])
-                if parent is not None:
-                    meant = self.prefilter.parents.meant((parent.image or b"").lower(), parent.command_line)
-                    mask |= children[at] & meant
+            if parent is not None:
+                meant = self.prefilter.parents.meant((parent.image or b"").lower(), parent.command_line)
+                mask |= asking & meant
             if mask and not events[at].flags & NO_STAMP:
                 self.looked_at += 1
                 self._look(events[at], mask, hits, scan.images.get(at) if self._filtering else None)
-            if recorded is not None and at in started:
-                recorded.note(runs_[at])
+            if recorded is not None and start is not None:
+                recorded.note(start)
         return hits
 
     def _look(self, event: Event, mask: int, hits: list[Hit], image: bytes | None) -> None:

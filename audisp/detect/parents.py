@@ -8,7 +8,7 @@ end. So what is known under a number is forgotten when the numbers of new progra
 from __future__ import annotations
 
 import re
-from typing import Final
+from typing import Final, NamedTuple
 
 import attrs
 
@@ -42,17 +42,26 @@ class Known:
     command_line: bytes | None
 
 
-@attrs.define(eq=False)
-class _Entry:
+class _Start(NamedTuple):
+    """A program's start: its records, its node, its number, and when in milliseconds since the epoch."""
+
     lines: bytes
+    node: bytes
+    pid: int
     stamp: int
-    round: int
-    known: Known | None = None
+
+
+class _Entry:
+    __slots__ = ("known", "lines", "round", "stamp")
+
+    def __init__(self, lines: bytes, stamp: int, round_: int) -> None:
+        self.lines, self.stamp, self.round = lines, stamp, round_
+        self.known: Known | None = None
 
 
 class RecordedParents:
-    """The programs of a stream. `note` is to be called for every start of a program, in order, after its rules were
-    asked; `of` for the events whose parent is wanted. Not thread-safe."""
+    """The programs of a stream. `meet` and `note` are to be called for every start of a program, in order, before and
+    after its rules are asked; `of` for any other event whose parent is wanted. Not thread-safe."""
 
     def __init__(self, max_entries: int = MAX_ENTRIES) -> None:
         self.evicted = 0
@@ -64,19 +73,25 @@ class RecordedParents:
     def __len__(self) -> int:
         return len(self._entries)
 
-    def note(self, run: Run) -> None:
-        """A program was started: an event as its batch has it (`audisp.event.runs`)."""
+    def meet(self, run: Run, *, asked: bool) -> tuple[Known | None, _Start | None]:
+        """A program was started: who started it (asked: whether anybody wants to know), and what `note` is to be given
+        after its rules were asked. An event as its batch has it (`audisp.event.runs`)."""
         lines, node, head = run[:3]
         who = _WHO.search(lines)
         if who is None:
-            return
-        pid = int(who[2])
+            return None, None
+        start = _Start(lines, node, int(who[2]), stamp_of(head))
+        return self._find(node, int(who[1]), start.stamp) if asked else None, start
+
+    def note(self, start: _Start) -> None:
+        """Remember a program that was started."""
+        lines, node, pid, stamp = start
         round_, last = self._rounds.get(node, (0, 0))
         if pid < last - WRAP:
             round_ += 1
         if node in self._rounds or len(self._rounds) < self._max:
             self._rounds[node] = (round_, pid)
-        entry = _Entry(lines, stamp_of(head), round_)
+        entry = _Entry(lines, stamp, round_)
         if len(lines) > MAX_TEXT:
             entry.known, entry.lines = _read(lines), b""
         key = (node, pid)
@@ -92,11 +107,13 @@ class RecordedParents:
         if who is None:
             return None
         node, head = event.same
-        key = (node, int(who[1]))
+        return self._find(node, int(who[1]), stamp_of(head))
+
+    def _find(self, node: bytes, pid: int, stamp: int) -> Known | None:
+        key = (node, pid)
         entry = self._entries.get(key)
         if entry is None:
             return None
-        stamp = stamp_of(head)
         round_, last = self._rounds.get(node, (0, 0))
         come_round = round_ > entry.round + 1 or (round_ == entry.round + 1 and last > key[1] + WRAP)
         if come_round or not 0 <= stamp - entry.stamp <= MAX_AGE:

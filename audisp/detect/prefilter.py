@@ -109,7 +109,8 @@ class Prefilter:
         # A rule that wants several things wants each; what it does not want is granted.
         self._pure = text | image | parent
         self._no_text, self._no_image, self._no_parent = whole & ~text, whole & ~image, whole & ~parent
-        self._mixed = mixed
+        self._mixed = mixed & ~parent
+        self._no_both = whole & ~(mixed & parent)
         self._images = Images(images)
         self.parents = Images(parents)
         """What rules ask of the parent's file."""
@@ -164,6 +165,7 @@ class Prefilter:
             texts = found.pop(at, 0)
             allowed |= self._free
             pure = (texts | self._no_text) & (meant | self._no_image) & self._pure & allowed
+            pure &= texts | meant | self._no_both
             mixed = (texts | meant) & self._mixed & allowed
             sure = pure & self._no_parent | mixed
             if sure:

@@ -6,6 +6,7 @@ Seconds are of CPU, which on a machine that others use says more than those on t
 
 from __future__ import annotations
 
+import gc
 import lzma
 import statistics
 import time
@@ -13,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from audisp.cli.cat import COLLECT
 from audisp.cli.hids_test import replay
 from audisp.detect.condition import compile_condition
 from audisp.detect.detector import Detector
@@ -133,6 +135,7 @@ def run(setting: Setting) -> str:
     """One table. Raises Unavailable without the corpus."""
     if not (CORPUS / "sigma").is_dir():
         raise Unavailable(f"{CORPUS}/sigma is missing")
+    gc.set_threshold(*COLLECT)  # as the command has it
     rules = load([CORPUS / "sigma"])
     count = setting.sized(EVENTS, PER_BATCH)
     log = setting.place.fresh("hids") / "mixed.log"

@@ -17,7 +17,7 @@ from tests.needs import CORPUS, needs
 pytestmark = [needs("corpus"), pytest.mark.timeout(180)]
 
 SERVICES: Final = {"sshd", "cron", "auth", "sudo", "syslog", "vsftpd", "clamav", "guacamole"}
-MIXED_BYTES: Final = 4_000_000
+MIXED_BYTES: Final = 2_000_000
 """Of mixed.log, compared without prefilter: its events repeat themselves every few megabytes."""
 JUSTIFIED: Final = {
     "Local System Accounts Discovery - Linux": "the workload runs cat /etc/passwd, which is what the rule is for",

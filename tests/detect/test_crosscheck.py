@@ -69,7 +69,9 @@ def views_of(paths: list[Path], parents: RecordedParents) -> Iterator[tuple[str,
                     each.get("ParentImage")
                     yield event.stamp, source, each
             if views.arguments is not None:
-                parents.note(run)
+                start = parents.meet(run, asked=False)[1]
+                if start is not None:
+                    parents.note(start)
 
 
 def readable(value: bytes | None) -> str | None:

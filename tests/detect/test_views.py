@@ -347,7 +347,7 @@ HOSTILE = (
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(_lines)
 def test_whatever_the_records_hold_the_prefilter_changes_nothing(
     lines: list[tuple[str, list[tuple[str, str]]]],
