@@ -288,18 +288,13 @@ def frame(*body):
 
 LIES = {
     "garbage": b"\\xff" * 64,
-    "long": struct.pack("<II", 1 << 31, 0),
-    "payload": struct.pack("<II", 1, 1 << 20) + b"\\x00",
     "unknown": frame(77),
     "again": frame(19, 0),
     "ahead": frame(19, 1 << 40),
     "opened": frame(18),
     "described": frame(16, "blocks", [], b""),
-    "refused": frame(17, []),
     "daemon": frame(25, 1203, "op=reconfigure"),
-    "event": frame(25, 999, "x"),
     "size": frame(25, 1100, "x" * 9000),
-    "level": frame(24, "alert", "x"),
     "counters": b"".join(frame(23, {f"c{n}-{m}": 1 for n in range(200)}) for m in range(2)),
 }
 
