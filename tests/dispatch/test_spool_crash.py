@@ -24,6 +24,7 @@ from audisp.dispatch.cursor import CURSOR_NAME, SLOT_STRIDE
 from audisp.dispatch.spool import Findings, Spool
 from audisp.errors import StoreError
 from tests.dispatch.spools import MIB, SEGMENT, block, drain, fill, line, segments
+from tests.needs import ROOT
 
 
 def test_torn_tail_at_every_byte_of_the_last_frame(make_spool: Callable[..., Spool], spool_folder: Path) -> None:
@@ -51,11 +52,13 @@ def test_torn_tail_at_every_byte_of_the_last_frame(make_spool: Callable[..., Spo
 def test_what_a_killed_process_left_in_memory_is_synced_before_it_counts_as_that(
     make_spool: Callable[..., Spool], spool_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if os.fork() == 0:
-        spool = make_spool()
-        spool.append([block(1, 3)], {})
-        os._exit(0)  # neither synced nor closed, as after SIGKILL
-    os.wait()
+    script = (
+        "import os, sys\nfrom audisp.dispatch.spool import Spool\nfrom tests.dispatch.spools import block\n"
+        f"spool = Spool(sys.argv[1], max_bytes={MIB}, min_free=0)\nspool.open()\nspool.append([block(1, 3)], {{}})\n"
+        "os._exit(0)  # neither synced nor closed, as after SIGKILL"
+    )
+    # Not a fork of this process, which has threads, and children of other tests to be waited for.
+    subprocess.run([sys.executable, "-c", script, str(spool_folder)], check=True, cwd=ROOT)
     (file,) = segments(spool_folder)
     real, done = os.fdatasync, list[int]()
 
