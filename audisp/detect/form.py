@@ -13,7 +13,7 @@ import ipaddress
 from typing import Any, Final, Literal, TypeAlias, cast, get_args
 
 import attrs
-import msgpack  # type: ignore[import-untyped, unused-ignore]
+import msgpack  # type: ignore[import-untyped]  # the package ships no types
 
 from audisp.errors import ParseError
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 import attrs
-import msgpack  # type: ignore[import-untyped, unused-ignore]
+import msgpack  # type: ignore[import-untyped]  # the package ships no types
 
 from audisp.detect.form import MAX_FORM, FormError, Refused, RuleSet, decode
 from audisp.errors import AudispError, ConfigError

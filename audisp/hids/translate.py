@@ -14,7 +14,7 @@ import resource
 import sys
 from typing import Any, Final, cast
 
-import msgpack  # type: ignore[import-untyped, unused-ignore]
+import msgpack  # type: ignore[import-untyped]  # the package ships no types
 import yaml
 from sigma import conditions, exceptions, types
 from sigma.correlations import SigmaCorrelationCondition, SigmaCorrelationRule

@@ -10,7 +10,7 @@ import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
 import attrs
 import trio
@@ -33,8 +33,6 @@ STATE_SECONDS: Final = 5.0
 GRACE: Final = 2.0
 """Seconds without an acknowledgement after which, at the end, the rest is left for the next start. The host waits five
 for a plugin to close."""
-
-Level = Literal["debug", "info", "notice", "warning", "error", "critical"]
 
 
 @attrs.frozen
@@ -72,8 +70,7 @@ class HostVoice(Voice):
         while self._pending:
             level, text, _ = self._pending.popleft()
             # The host has no level above critical.
-            said: Level = "critical" if level in ("alert", "emergency") else level  # type: ignore[assignment]
-            self._host.say(said, text)
+            self._host.say("critical" if level == "alert" else level, text)
         return True
 
 
