@@ -247,6 +247,8 @@ class TLSStream(trio.abc.HalfCloseableStream):
         if self._state is _State.OPEN and not self._sent_end and not self._sending.taken:
             self._call(self._library.shutdown)
         self._state = _State.CLOSED
+        # Its traceback holds this stream: the two, and all that the connection had, would wait for a collection.
+        self._why = None
         self._ssl.free()
         await self.transport.aclose()
 
