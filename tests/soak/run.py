@@ -53,7 +53,7 @@ PARTS: Final[dict[str, tuple[Part, int, str]]] = {
     "kill-store": (store.kill_store, 100, "kills of the collector's store"),
     "handshakes": (handshakes.handshakes, 10_000, "handshakes, good and bad"),
     "steady": (steady.steady, 2_000_000, "records, and 86,400 heartbeats of each kind"),
-    "hostile": (hostile.hostile, 100, "attacks of most kinds, in each of four rounds"),
+    "hostile": (hostile.hostile, 100, "attacks of most kinds, in each of eight rounds"),
     "day": (day.day, 24, "simulated hours of assembly"),
     "curious": (storms.curious, 15, "clients"),
 }
