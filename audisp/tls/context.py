@@ -232,6 +232,9 @@ class ServerContext(Context):
         find = _find_session(lib, self._cipher, lookup, self.attempts)
         self._callbacks.append(find)
         lib.ctx_set_find_session(pointer, find)
+        look = _look_at_hello(lib, self.attempts)
+        self._callbacks.append(look)
+        lib.ctx_set_client_hello(pointer, look, None)
         if alpn:
             _alpn(alpn)
             select = _select_alpn(tuple(alpn), self.attempts)
@@ -309,6 +312,28 @@ def _find_session(
         return 1
 
     return openssl.FindSession(find)
+
+
+def _look_at_hello(lib: OpenSSL, attempts: weakref.WeakValueDictionary[int, Attempt]) -> Any:
+    """The server's look at a ClientHello: whoever offers no key gets the alert of a wrong one; libssl would answer that
+    it has no certificate. One that does not know TLS 1.3 goes on, to be told so."""
+
+    def look(ssl: int, alert: Any, _argument: object) -> int:
+        try:
+            at, length = ctypes.c_void_p(), ctypes.c_size_t()
+
+            def has(extension: int) -> bool:
+                return bool(lib.hello_extension(ssl, extension, ctypes.byref(at), ctypes.byref(length)))
+
+            if has(openssl.EXT_SUPPORTED_VERSIONS) and not has(openssl.EXT_PRE_SHARED_KEY):
+                alert[0] = lib.wrong_key_alert
+                return 0
+        except BaseException as defect:  # noqa: BLE001 - see above
+            _keep(attempts, ssl, defect)
+            return 0
+        return 1
+
+    return openssl.ClientHello(look)
 
 
 def _select_alpn(wanted: tuple[bytes, ...], attempts: weakref.WeakValueDictionary[int, Attempt]) -> Any:

@@ -45,6 +45,14 @@ OP_PREFER_NO_DHE_KEX: Final = 1 << 35
 OP_IGNORE_UNEXPECTED_EOF: Final = 1 << 7
 VERIFY_NONE: Final = 0
 VERIFY_PEER: Final = 1
+EXT_PRE_SHARED_KEY: Final = 41
+EXT_SUPPORTED_VERSIONS: Final = 43
+"""Extensions of a ClientHello (RFC 8446 section 4.2)."""
+ALERT_ILLEGAL_PARAMETER: Final = 47
+ALERT_DECRYPT_ERROR: Final = 51
+DECRYPT_ERROR_SINCE: Final = (3, 4)
+"""OpenSSL answers a binder that does not verify, that is, a wrong key, with the first, and since 3.4 with the second
+(its pull request 25176, August 2024)."""
 TLSEXT_ERR_OK: Final = 0
 TLSEXT_ERR_NOACK: Final = 3
 
@@ -72,6 +80,9 @@ SelectALPN: Final = ctypes.CFUNCTYPE(
     c_int, c_void_p, POINTER(c_void_p), POINTER(ctypes.c_ubyte), c_void_p, c_uint, c_void_p
 )
 """SSL_CTX_alpn_select_cb_func: (SSL, out: protocol, out: its length, offered, its length, NULL) -> TLSEXT_ERR_*."""
+
+ClientHello: Final = ctypes.CFUNCTYPE(c_int, c_void_p, POINTER(c_int), c_void_p)
+"""SSL_client_hello_cb_fn: (SSL, out: alert, NULL) -> 1, or 0 to end the handshake with that alert."""
 
 Function = Callable[..., Any]
 
@@ -107,6 +118,11 @@ class OpenSSL:
         if version() < 3:
             raise LocalTLSError("no-libssl", f"{name} is {self.version}, and TLS needs OpenSSL 3.0 or newer")
 
+        minor = fast("OPENSSL_version_minor", c_uint)
+        newer = (version(), minor()) >= DECRYPT_ERROR_SINCE
+        self.wrong_key_alert = ALERT_DECRYPT_ERROR if newer else ALERT_ILLEGAL_PARAMETER
+        """What this libssl answers to a wrong key."""
+
         self.clear_error = fast("ERR_clear_error", None)
         self._get_error = fast("ERR_get_error", c_ulong)
         self._reason = fast("ERR_reason_error_string", c_char_p, c_ulong)
@@ -129,6 +145,11 @@ class OpenSSL:
         self.ctx_set_use_session = fast("SSL_CTX_set_psk_use_session_callback", None, c_void_p, UseSession)
         self.ctx_set_alpn_protos = fast("SSL_CTX_set_alpn_protos", c_int, c_void_p, c_char_p, c_uint)
         self.ctx_set_alpn_select = fast("SSL_CTX_set_alpn_select_cb", None, c_void_p, SelectALPN, c_void_p)
+
+        self.ctx_set_client_hello = fast("SSL_CTX_set_client_hello_cb", None, c_void_p, ClientHello, c_void_p)
+        self.hello_extension = fast(
+            "SSL_client_hello_get0_ext", c_int, c_void_p, c_uint, POINTER(c_void_p), POINTER(c_size_t)
+        )
 
         self.stack_size = fast("OPENSSL_sk_num", c_int, c_void_p)
         self.stack_value = fast("OPENSSL_sk_value", c_void_p, c_void_p, c_int)
