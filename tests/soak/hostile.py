@@ -49,8 +49,8 @@ LATENCY: Final = 2.0
 """Seconds within which each record of the good sender is acknowledged: far above what it takes, far below any timeout
 that would mean that it waited for one of the others. Attackers and collector share the machine's cores."""
 ROUNDS: Final = 8
-"""The memory of the last is compared with that of the one before. Four were too few to tell a heap that settles from one
-that grows: with eight it was 93, 105, 105, 110, 114, 118, 117, 118 MB (27 November 2026, seed 2026)."""
+"""The memory of the last is compared with that of the one before. Four were too few to tell a heap that settles from
+one that grows: with eight it was 93, 105, 105, 110, 114, 118, 117, 118 MB (27 November 2026, seed 2026)."""
 LINES: Final = 5
 """Of a kind that the log has in ten seconds."""
 WINDOW: Final = 10.0
