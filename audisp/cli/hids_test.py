@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import gc
-import json
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from audisp.cli.cat import COLLECT, TROUBLE, Catting, Sink, complain, pieces, standard_output
 from audisp.detect.correlate import Finding
 from audisp.detect.detector import Detector
-from audisp.event import Batch, Event
+from audisp.event import Batch
 from audisp.hids.load import load
+from audisp.hids.told import as_line, as_object
 from audisp.parse.form import terminal_safe
 from audisp.shapes.raw import Raw
 from audisp.shapes.shape import ShapeSettings
@@ -90,51 +90,6 @@ def test(files: list[str], rules: list[Path], *, as_json: bool, timing: bool, pr
     return status
 
 
-def described(finding: Finding) -> dict[str, Any]:
-    """A finding as an object for JSON: `docs/hids.md` names the keys."""
-    event, heading = finding.event, finding.heading
-    id_ = event.id
-    found: dict[str, Any] = {
-        "rule_id": heading.id,
-        "title": heading.title,
-        "level": heading.level,
-        "serial": id_.serial,
-        "node": id_.node,
-        "time": when(event),
-        "event": str(id_),
-        "view": finding.view,
-        "tags": list(heading.tags),
-        "rule": heading.where,
-    }
-    if heading.author:
-        found["author"] = heading.author
-    if finding.evidence:
-        found["group"] = {name: value.decode("utf-8", "backslashreplace") for name, value in finding.group}
-        found["evidence"] = [{"rule_id": each.rule, "event": each.id, "node": each.node} for each in finding.evidence]
-    return found
-
-
-def when(event: Event) -> str:
-    """The event's stamp in UTC, as ``2026-01-31T12:00:00.000Z``."""
-    return event.time.strftime("%Y-%m-%dT%H:%M:%S.") + f"{event.id.millis:03d}Z"
-
-
-def as_object(finding: Finding) -> bytes:
-    """A line of JSON. Bytes that are no UTF-8 are escaped as ``\\udcXX``."""
-    return json.dumps(described(finding)).encode() + b"\n"
-
-
-def as_line(finding: Finding) -> bytes:
-    """A line for people, in which nothing steers a terminal."""
-    heading, node = finding.heading, finding.event.node
-    group = "".join(f" {name}={value.decode('utf-8', 'backslashreplace')}" for name, value in finding.group)
-    line = (
-        f"{when(finding.event)}{' ' + node if node else ''} {heading.level} {heading.title} "
-        f"[{heading.id}] {finding.view} {finding.event.id}{group}"
-    )
-    return terminal_safe(line.encode("utf-8", "surrogateescape")).encode("utf-8", "backslashreplace") + b"\n"
-
-
 def timing_table(detector: Detector) -> str:
     """What each rule cost, the most expensive first; rules that were never asked are one line."""
     rules = sorted(detector.matcher.rules, key=lambda each: -each.spent)
@@ -151,4 +106,4 @@ def timing_table(detector: Detector) -> str:
     return "\n".join(lines)
 
 
-__all__ = ["Replay", "as_line", "as_object", "described", "replay", "test"]
+__all__ = ["Replay", "replay", "test"]
