@@ -17,7 +17,7 @@ from audisp.detect.fields import judge
 from audisp.detect.form import Rule
 from audisp.detect.literals import types_of
 from audisp.detect.parents import RecordedParents
-from audisp.detect.prefilter import Prefilter, fields_of
+from audisp.detect.prefilter import Prefilter, Scan, fields_of
 from audisp.detect.views import ConnectionView, EventViews, FileView, Parent, Parents, ProcessView, RecordView, nobody
 from audisp.errors import ParseError
 from audisp.event import NO_STAMP, Batch, Event, runs
@@ -78,12 +78,15 @@ class Matcher:
         parents: Parents | None = None,
         prefilter: bool = True,
         clock: Callable[[], int] | None = None,
+        watched: Sequence[tuple[bytes, int]] = (),
     ) -> None:
         self.never = [each for each in rules if judge(each).never]
         """Rules that can never be true (`audisp.detect.fields`); they are not asked."""
         never = set(map(id, self.never))
         self.rules, self.refused = compile_rules([each for each in rules if id(each) not in never])
-        self.prefilter = Prefilter([each.rule for each in self.rules])
+        self.prefilter = Prefilter([each.rule for each in self.rules], watched=watched)
+        self.scan: Scan | None = None
+        """Of the last batch, for who else wants to know what is in it."""
         self.events = 0
         """Seen."""
         self.looked_at = 0
@@ -98,7 +101,7 @@ class Matcher:
     def match(self, batch: Batch) -> list[Hit]:
         """The findings of a batch, in order of its events, of one event in order of the rules."""
         runs_ = batch.found or runs(batch.data)
-        scan = self.prefilter.scan(batch.data, runs_)
+        scan = self.scan = self.prefilter.scan(batch.data, runs_)
         self.events += len(runs_)
         hits: list[Hit] = []
         recorded = self.recorded
