@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Final
 
+from audisp.cli.hids_alerts import add_alerts
 from audisp.cli.hids_reactions import add_reactions
 
 EXIT_USAGE: Final = 2
@@ -56,6 +57,7 @@ def add_hids(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         metavar="FILE",
         help="compare with this file of auditctl's lines; by default with what the kernel has loaded",
     )
+    add_alerts(actions)
     add_reactions(actions)
 
 
@@ -76,6 +78,10 @@ def hids(given: argparse.Namespace) -> int:
         from audisp.cli.hids_reactions import reactions
 
         return reactions(given)
+    if given.action == "alerts":
+        from audisp.cli.hids_alerts import alerts
+
+        return alerts(given)
     from audisp.hids.load import require_extra
 
     require_extra()

@@ -20,13 +20,16 @@ class Detector:
         rules: RuleSet,
         *,
         parents: Parents | None = None,
+        told: Parents | None = None,
         prefilter: bool = True,
         clock: Callable[[], int] | None = None,
         watched: Sequence[tuple[bytes, int]] = (),
     ) -> None:
         """watched: `Scores.watched`, if there are scores; they want `scan` then."""
         self.rules = rules
-        self.matcher = Matcher(rules.rules, parents=parents, prefilter=prefilter, clock=clock, watched=watched)
+        self.matcher = Matcher(
+            rules.rules, parents=parents, told=told, prefilter=prefilter, clock=clock, watched=watched
+        )
         self.correlator = Correlator(rules.correlations)
         self._silent = {each.heading.id for each in rules.correlations if each.silent}
 

@@ -65,8 +65,16 @@ def compile_rules(rules: Sequence[Rule]) -> tuple[list[Compiled], list[tuple[Rul
     return ready, refused
 
 
+def first_known(told: Parents | None, otherwise: Parents) -> Parents:
+    """Ask the first, and where it does not know, the other."""
+    if told is None:
+        return otherwise
+    return lambda event: told(event) or otherwise(event)
+
+
 class Matcher:
-    """Not thread-safe. parents: who started a process; None: as the stream itself tells (`RecordedParents`).
+    """Not thread-safe. parents: who started a process; None: as the stream itself tells (`RecordedParents`). told: who
+    is asked before the stream is, and may not know.
 
     prefilter: False to ask every rule of every view of its type. clock: what to measure each rule with, in any unit.
     """
@@ -76,6 +84,7 @@ class Matcher:
         rules: Sequence[Rule],
         *,
         parents: Parents | None = None,
+        told: Parents | None = None,
         prefilter: bool = True,
         clock: Callable[[], int] | None = None,
         watched: Sequence[tuple[bytes, int]] = (),
@@ -96,7 +105,8 @@ class Matcher:
         wanted = any(not fields_of(each.rule.condition).isdisjoint(PARENT_FIELDS) for each in self.rules)
         self.recorded = RecordedParents() if parents is None and wanted else None
         """The programs of the stream, if these are what tells who started whom."""
-        self._parents = parents or (nobody if self.recorded is None else self.recorded.of)
+        self._told = told
+        self._parents = first_known(told, parents or (nobody if self.recorded is None else self.recorded.of))
 
     def match(self, batch: Batch) -> list[Hit]:
         """The findings of a batch, in order of its events, of one event in order of the rules."""
@@ -120,6 +130,8 @@ class Matcher:
             parent: Parent | None = None
             if recorded is not None and at in started:
                 parent, start = recorded.meet(runs_[at], asked=bool(asking))
+                if asking and self._told is not None:
+                    parent = self._told(events[at]) or parent
             elif asking:
                 parent = self._parents(events[at])
             if parent is not None:

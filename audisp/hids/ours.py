@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 from typing import Final
 
+from audisp.detect.parents import Known
 from audisp.enrich.facts import Enrichment
 from audisp.event import Event
 
@@ -35,6 +36,19 @@ class Ours:
             if context.parents_end == "root":
                 return False
         return self._pid in (event.integer("ppid"), event.integer("pid"))
+
+
+def parent_of(event: Event) -> Known | None:
+    """Who started the process, as the host's own table of processes has it: also a service that was there before the
+    first record. None if it does not know; then the stream may."""
+    context = event.context
+    if not isinstance(context, Enrichment) or not context.parents:
+        return None
+    parent = context.parents[0]
+    if parent.exe is None and parent.argv is None:
+        return None
+    line = None if parent.argv is None else " ".join(parent.argv).encode("utf-8", "surrogateescape")
+    return Known(None if parent.exe is None else parent.exe.encode("utf-8", "surrogateescape"), line)
 
 
 def above() -> Ours:

@@ -22,6 +22,7 @@ class BookingHost:
         self.emitted: list[tuple[int, str]] = []
         self.acts: list[tuple[str, str, str | None]] = []
         self.has_reactor: Reactor | None = None
+        self.is_local = True
         self._lock = threading.Lock()
 
     @property
@@ -38,7 +39,7 @@ class BookingHost:
 
     @property
     def local(self) -> bool:
-        return True
+        return self.is_local
 
     @property
     def state_dir(self) -> str:
