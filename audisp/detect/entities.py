@@ -17,7 +17,7 @@ import math
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
-from audisp.detect.weights import KINDS, EntityKind, ScoreSettings
+from audisp.detect.weights import KINDS, NEARLY, EntityKind, ScoreSettings
 
 MAX_WHY: Final = 8
 """Contributions that an entity remembers: a threshold's worth of the smallest."""
@@ -105,6 +105,7 @@ class Table:
     def __init__(self, kind: EntityKind, settings: ScoreSettings) -> None:
         self.kind = kind
         self.threshold = settings.threshold(kind)
+        self.reached = NEARLY * self.threshold
         self.half = settings.half_lives[kind] * 1000
         self.evicted = 0
         """Had to go for others."""

@@ -370,7 +370,7 @@ class Scores:
                     self._reached(scene, scene.touched[address], out)
 
     def _reached(self, scene: Scene, entity: Entity, out: list[Scored]) -> tuple[bool, bool]:
-        threshold = self.tables[entity.id.kind].threshold
+        threshold = self.tables[entity.id.kind].reached
         grown = not entity.fired and entity.score >= threshold
         surely = not entity.sure and entity.firm >= threshold
         if grown or surely:

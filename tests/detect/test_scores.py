@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from audisp.detect.actors import account, address
@@ -54,6 +56,12 @@ def test_eight_failures_reach_the_threshold_once() -> None:
     assert found.event.id.serial == 8
     assert [each.reason for each in found.contributions] == ["login failed"] * 8
     assert [each.event.partition(":")[2] for each in found.contributions] == [str(at) for at in range(1, 9)]
+
+
+def test_eight_are_eight_if_they_take_ten_minutes_and_not_if_they_take_an_hour() -> None:
+    scoring, stream = Scoring(), Stream()
+    assert fired(scoring.feed(*[stream.user(at * 75) for at in range(8)])) == [("address", "192.0.2.1")]
+    assert not scoring.feed(*[stream.user(at * 500, addr="192.0.2.2") for at in range(8)])
 
 
 def test_failures_far_apart_do_not() -> None:
@@ -422,9 +430,9 @@ def test_what_we_emit_ourselves_does_not_count() -> None:
 # ---- sessions come and go ----
 
 
-def opened(stream: Stream, **more: int) -> list[str]:
+def opened(stream: Stream) -> list[str]:
     return [
-        stream.user(0, "USER_START", res="success", auid=1000, **({"ses": 5, "pid": 70} | more)),
+        stream.user(0, "USER_START", res="success", auid=1000, ses=5, pid=70),
         stream.call(1, key='"ids-archive"', ses=5, auid=1000),
     ]
 
@@ -434,8 +442,8 @@ def test_a_session_ends_when_who_opened_it_says_so(type_: str) -> None:
     scoring, stream = Scoring(), Stream()
     scoring.feed(*opened(stream))
     # sudo in the session opens and ends one of the same number.
-    sudo = {"acct": '"root"', "res": "success", "ses": 5, "auid": 1000, "pid": 71}
-    scoring.feed(stream.user(2, "USER_START", **sudo), stream.user(2, type_, **sudo))  # type: ignore[arg-type]
+    sudo: dict[str, Any] = {"acct": '"root"', "res": "success", "ses": 5, "auid": 1000, "pid": 71}
+    scoring.feed(stream.user(2, "USER_START", **sudo), stream.user(2, type_, **sudo))
     assert scoring.score("session", "5") == 5
     scoring.feed(stream.user(3, type_, res="success", ses=5, pid=70))
     assert scoring.score("session", "5") == 0
@@ -470,14 +478,14 @@ def test_a_held_session_is_not_forgotten() -> None:
     scoring.feed(*opened(stream))
     (session,) = scoring.scores.tables["session"]
     assert scoring.scores.hold(session.id, 1_700_000_000 + 100)
-    end = {"res": "success", "ses": 5, "pid": 70}
+    end: dict[str, Any] = {"res": "success", "ses": 5, "pid": 70}
     scoring.feed(
-        stream.user(3, "USER_END", **end),  # type: ignore[arg-type]
+        stream.user(3, "USER_END", **end),
         stream.record("SYSTEM_BOOT", "pid=9 uid=0 auid=4294967295 ses=4294967295 msg='x'", 4),
         stream.record("LOGIN", "pid=9 uid=0 auid=1001 ses=5 res=1", 5),
     )
     assert scoring.score("session", "5") == 5
-    scoring.feed(stream.user(101, "USER_END", **end))  # type: ignore[arg-type]
+    scoring.feed(stream.user(101, "USER_END", **end))
     assert scoring.score("session", "5") == 0
 
 
@@ -501,4 +509,4 @@ def test_settings_that_make_no_sense_are_refused() -> None:
         {"half_lives": {"address": 1, "account": 1, "session": 0, "tree": 1}},
     ):
         with pytest.raises(ValueError, match=next(iter(wrong))):
-            ScoreSettings(**wrong)  # type: ignore[arg-type]
+            ScoreSettings(**wrong)
