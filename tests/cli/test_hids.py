@@ -189,7 +189,7 @@ def test_the_thresholds_of_ids_conf_hold(rules: Path, tmp_path: Path) -> None:
     conf.write_text("option_origin_failed_logins_threshhold = 6\n")
     done = audisp("test", log, "--rules", rules, "--ids-conf", conf)
     assert done.returncode == 2
-    assert b"ids.conf:1: option_origin_failed_logins_threshhold" in done.stderr
+    assert b"ids.conf:1: unknown key 'option_origin_failed_logins_threshhold'" in done.stderr
     done = audisp("test", log, "--rules", rules, "--ids-conf", tmp_path / "none")
     assert (done.returncode, done.stdout) == (2, b"")
     assert b"there is no such file" in done.stderr
