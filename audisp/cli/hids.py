@@ -42,6 +42,17 @@ def add_hids(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         action="store_false",
         help="ask every rule of every record of its type; finds the same, slowly",
     )
+    each.add_argument(
+        "--scores",
+        action="store_true",
+        help="say as well which address, account, session or process tree reached its threshold, and why",
+    )
+    each.add_argument(
+        "--ids-conf",
+        type=Path,
+        metavar="FILE",
+        help="weights and thresholds of logins and sessions from upstream's ids.conf; with --scores, which it implies",
+    )
     each = actions.add_parser(
         "check",
         help="say which rules can be used, and what they need",
@@ -88,7 +99,15 @@ def hids(given: argparse.Namespace) -> int:
     if given.action == "test":
         from audisp.cli.hids_test import test
 
-        return test(given.files, given.rules, as_json=given.json, timing=given.timing, prefilter=given.prefilter)
+        return test(
+            given.files,
+            given.rules,
+            as_json=given.json,
+            timing=given.timing,
+            prefilter=given.prefilter,
+            scoring=given.scores,
+            ids_conf=given.ids_conf,
+        )
     from audisp.cli.hids_check import check
 
     return check(given.rules, given.audit_rules, as_json=given.json)

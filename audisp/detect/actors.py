@@ -42,10 +42,13 @@ _CALL: Final = re.compile(
     + rb"success=[a-z]++ exit=[^ \n]++ a0=[0-9a-f]++ a1=[0-9a-f]++ a2=[0-9a-f]++ a3=[0-9a-f]++ items=[0-9]++ "
     + _WHO
     + rb"gid=[0-9]++ euid=[0-9]++ suid=[0-9]++ fsuid=[0-9]++ egid=[0-9]++ sgid=[0-9]++ fsgid=[0-9]++ tty=[^ \n]++ "
-    rb"ses=[0-9]++ " + _WHAT
+    rb"ses=([0-9]{1,10}+) " + _WHAT
 )
 """As every kernel of these ten years writes it; three times as fast as the next."""
-_ANY_CALL: Final = re.compile(_START + rb"[^\n]*? " + _WHO + rb"[^\n]*? ses=[0-9]{1,10}+ " + _WHAT)
+_ANY_CALL: Final = re.compile(_START + rb"[^\n]*? " + _WHO + rb"[^\n]*? ses=([0-9]{1,10}+) " + _WHAT)
+_AUID: Final = re.compile(rb"type=SYSCALL [^\n\x1d]*+\x1d[^\n]*?\bAUID=\"([^\"\n]*+)\"")
+"""The name that ENRICHED format appended to the call."""
+_OURS: Final = re.compile(rb"(?:node=[^ \n]++ )?type=[^ \n]++ msg=audit\([^)\n]++\): emitter=")
 _FOUR: Final = (b"0200", b"0002")
 _SIX: Final = (b"0A00", b"000A")
 """AF_INET and AF_INET6 in both orders of bytes."""
@@ -72,6 +75,7 @@ class Call(NamedTuple):
     pid: bytes
     auid: bytes
     uid: bytes
+    ses: bytes
     exe: bytes
     """As written: in quotes, or in hexadecimal digits."""
 
@@ -169,29 +173,28 @@ def is_user_space(record: Record) -> bool:
     return number in (0, 1005) or 1100 <= number < 1200 or 2100 <= number < 3000
 
 
-def is_ours(event: Event) -> bool:
-    """Whether it was emitted by a plugin of ours. Nobody else can begin a record so: the kernel puts ``pid=`` first."""
-    lines = event.lines
-    return bool(lines) and lines[0].partition(" ")[2].startswith("emitter=")
+def is_ours(raw: bytes) -> bool:
+    """Whether an event was emitted by a plugin of ours. Nobody else can begin a record so: the kernel puts ``pid=``
+    first."""
+    return _OURS.match(raw) is not None
 
 
 def actor_of(event: Event) -> Actor | None:
     """Who did what the event tells of; None if nobody trustworthy says."""
+    call = call_of(event.raw)
+    if call is not None:
+        auid = _set(int(call.auid))
+        found = None if auid is None else _AUID.search(event.raw)
+        name = None if found is None else account(found[1].decode("utf-8", "surrogateescape"))
+        return Actor(int(call.pid), int(call.ppid), auid, _set(int(call.ses)), name)
     record = event.subject
     if record is None:
         return None
     if is_user_space(record):
         sender = sender_of(record)
-        if sender is None:
-            return None
-        return Actor(sender[0], None, _set(sender[2]), _set(sender[3]))
-    name = record.added("auid")
+        return None if sender is None else Actor(sender[0], None, _set(sender[2]), _set(sender[3]))
     return Actor(
-        record.integer("pid"),
-        record.integer("ppid"),
-        _set(_outer(record, "auid")),
-        _set(_outer(record, "ses")),
-        None if name is None else account(name),
+        record.integer("pid"), record.integer("ppid"), _set(_outer(record, "auid")), _set(_outer(record, "ses"))
     )
 
 

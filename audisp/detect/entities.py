@@ -17,7 +17,7 @@ import math
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
-from audisp.detect.weights import KINDS, EntityKind, ScoreSettings
+from audisp.detect.weights import KINDS, NEARLY, EntityKind, ScoreSettings
 
 MAX_WHY: Final = 8
 """Contributions that an entity remembers: a threshold's worth of the smallest."""
@@ -32,8 +32,9 @@ MAX_STAMP: Final = 1 << 52
 """Milliseconds since the epoch. Stamps are below, or taken to be: floats are exact so far, and calendars end before."""
 LITTLE: Final = 1e-9
 """Instead of nothing, whose logarithm nobody has."""
-MIN_ADDED: Final = 0.01
-"""What adds less is not written down."""
+STEP: Final = 0.25
+"""What is left of a limit is added when it is as much as this: a rule that fires every second would else push all other
+reasons out of `why`."""
 FIRST: Final = "first seen"
 """The share of everything that was first seen."""
 
@@ -104,12 +105,13 @@ class Table:
     def __init__(self, kind: EntityKind, settings: ScoreSettings) -> None:
         self.kind = kind
         self.threshold = settings.threshold(kind)
+        self.reached = NEARLY * self.threshold
         self.half = settings.half_lives[kind] * 1000
         self.evicted = 0
         """Had to go for others."""
         self.refused = 0
         """Would have had to stay, but half of the table does already."""
-        self._cap = settings.cap * self.threshold
+        self._cap = float(settings.cap * self.threshold)
         self._max = settings.max_entities
         self._entities: dict[EntityId, Entity] = {}
         self._hosts: dict[tuple[str, str], dict[EntityId, None]] = {}
@@ -158,28 +160,32 @@ class Table:
         entity: Entity,
         stamp: int,
         weight: float,
-        why: Contribution,
+        event: str,
+        reason: str,
         *,
         firm: float = 0.0,
         part: str | None = None,
         limit: float = math.inf,
     ) -> bool:
-        """More of it. part, limit: together with what else is said of this part the score gets no more. False: nothing
-        was added."""
+        """More of it. event, reason: see `Contribution`. part, limit: together with what else is said of this part the
+        score gets no more. False: nothing was added."""
         self.age(entity, stamp)
         if part is not None:
             value, since = entity.parts.pop(part, (0.0, stamp))
             value *= self._factor(stamp - since)
-            weight, firm = min(weight, limit - value), min(firm, limit - value)
-            entity.parts[part] = (value + max(0.0, weight), stamp)
+            room = limit - value
+            if room < min(STEP, weight):
+                room = 0.0
+            weight, firm = min(weight, room), min(firm, room)
+            entity.parts[part] = (value + weight, stamp)
             if len(entity.parts) > MAX_PARTS:
                 del entity.parts[next(each for each in entity.parts if each != FIRST)]
-        if weight < MIN_ADDED and firm < MIN_ADDED:
+        if weight <= 0 and firm <= 0:
             return False
-        entity.score = min(self._cap, entity.score + max(0.0, weight))
-        entity.firm = min(self._cap, entity.firm + max(0.0, firm))
+        entity.score = min(self._cap, entity.score + weight)
+        entity.firm = min(self._cap, entity.firm + firm)
         entity.score = max(entity.score, entity.firm)
-        entity.why = (*entity.why[1 - MAX_WHY :], why)
+        entity.why = (*entity.why[1 - MAX_WHY :], Contribution(event, round(float(max(weight, firm)), 2), reason))
         return True
 
     def age(self, entity: Entity, stamp: int) -> None:

@@ -21,7 +21,7 @@ import attrs
 
 from audisp.detect.actors import Connects, Said, actor_of, call_of, destination_of, is_ours, path_of, said
 from audisp.detect.correlate import Finding
-from audisp.detect.entities import FIRST, TACTIC_MS, Contribution, Entity, EntityId, tables
+from audisp.detect.entities import FIRST, TACTIC_MS, Entity, EntityId, tables
 from audisp.detect.firstseen import FirstSeen, Novelty
 from audisp.detect.judged import Judged, Judges, shown
 from audisp.detect.models import ALLOWED, ANOMALIES, CONNECTED, LOGIN, WEIGHED, is_denied, is_service, matters, texts_of
@@ -134,7 +134,7 @@ class Scores:
 
     def _take(self, scene: Scene, bits: int, findings: Sequence[Finding]) -> None:
         event = scene.event
-        if is_ours(event):
+        if is_ours(event.raw):
             return
         self.counts.events += 1
         self._actors(scene)
@@ -343,8 +343,9 @@ class Scores:
         entity = scene.touched.get(id_)
         if entity is None:
             entity = scene.touched[id_] = table.make(id_, scene.stamp, self._until(scene))
-        why = Contribution(scene.text, round(max(weight, firm), 2), reason)
-        self.counts.added += table.add(entity, scene.stamp, weight, why, firm=firm, part=part, limit=limit)
+        self.counts.added += table.add(
+            entity, scene.stamp, weight, scene.text, reason, firm=firm, part=part, limit=limit
+        )
         return entity
 
     def _fire(self, scene: Scene, out: list[Scored]) -> None:
@@ -369,7 +370,7 @@ class Scores:
                     self._reached(scene, scene.touched[address], out)
 
     def _reached(self, scene: Scene, entity: Entity, out: list[Scored]) -> tuple[bool, bool]:
-        threshold = self.tables[entity.id.kind].threshold
+        threshold = self.tables[entity.id.kind].reached
         grown = not entity.fired and entity.score >= threshold
         surely = not entity.sure and entity.firm >= threshold
         if grown or surely:

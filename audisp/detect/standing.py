@@ -10,7 +10,7 @@ import attrs
 from audisp.detect.entities import MAX_STAMP, Contribution, Entity, EntityId
 from audisp.detect.firstseen import Host
 from audisp.detect.parents import stamp_of
-from audisp.detect.weights import EntityKind
+from audisp.detect.weights import NEARLY, EntityKind
 from audisp.event import Event
 
 MAX_NODE: Final = 255
@@ -40,7 +40,7 @@ class Standing:
     @property
     def sure(self) -> bool:
         """Whether it may cause an act."""
-        return self.firm >= self.threshold
+        return self.firm >= NEARLY * self.threshold
 
 
 @attrs.frozen

@@ -32,6 +32,9 @@ HALF_LIVES: Final[Mapping[EntityKind, int]] = MappingProxyType(
 """Seconds until half of a score is left. Of an address, a wrong password every 69 minutes adds up to 8 in the end, and
 three a day to 1.7. What belongs together in a session follows within minutes: archive (5) and mkexec (4) are 8 together
 if they are no more than 19 minutes apart, and no longer on the next day."""
+NEARLY: Final = 0.9875
+"""Of a threshold, what counts as having reached it: eight failures are eight, also after the ten minutes in which they
+have lost a tenth of one."""
 CAP: Final = 4
 """Thresholds that a score has at most, so that two and three half-lives after the worst it is below half of one."""
 RULE_LIMIT: Final = 2

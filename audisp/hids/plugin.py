@@ -24,13 +24,13 @@ from audisp.config.values import size
 from audisp.detect.detector import Detector
 from audisp.detect.form import RuleSet
 from audisp.detect.scores import Scores
-from audisp.detect.weights import LEARNING, SERVICES
+from audisp.detect.weights import LEARNING
 from audisp.errors import AudispError, ConfigError, ParseError, PluginError
 from audisp.hids.alertfile import AlertFile
 from audisp.hids.asker import Asker
 from audisp.hids.load import load, require_extra
 from audisp.hids.ours import above, parent_of
-from audisp.hids.scoring import services_here, settings_of
+from audisp.hids.scoring import service_accounts, settings_of
 from audisp.hids.watch import Watcher
 from audisp.plugin import Delivery, Host, PluginType, hookimpl
 
@@ -73,11 +73,13 @@ class HidsSettings:
             if not self.ids_conf.is_absolute():
                 raise ConfigError(f"{self.ids_conf} must be absolute", key="ids_conf")
             try:
-                ids.read(self.ids_conf)
+                settings_of(ids.read(self.ids_conf))
             except FileNotFoundError as error:
                 raise ConfigError(f"{self.ids_conf} is missing", key="ids_conf") from error
             except ConfigErrors as errors:
                 raise ConfigError("; ".join(map(str, errors.errors)), key="ids_conf") from errors
+            except ValueError as error:
+                raise ConfigError(f"{self.ids_conf}: {error}", key="ids_conf") from error
         for path in self.rules:
             if not path.exists():
                 raise ConfigError(f"{path} is missing", key="rules")
@@ -102,8 +104,8 @@ async def open_hids(settings: HidsSettings, host: Host) -> AsyncIterator[Deliver
         raise PluginError(str(error)) from error
     conf = None if settings.ids_conf is None else ids.read(settings.ids_conf)
     collector = not host.local
-    services = SERVICES if collector else await trio.to_thread.run_sync(services_here)
-    scores = Scores(settings_of(conf, settings.learning_time, services))
+    services = None if collector else await trio.to_thread.run_sync(service_accounts)
+    scores = Scores(settings_of(conf, services, learning=settings.learning_time))
     detector = Detector(rules, told=parent_of, watched=scores.watched)
     _tell(rules, detector, host)
     _restore(scores, host)

@@ -1,31 +1,46 @@
-"""What the scores are to go by on this host: ids.conf's thresholds and weights, and who is no person here."""
+"""The settings of the scores, from what an administrator has: upstream's ids.conf, and passwd(5)."""
 
 from __future__ import annotations
 
 import pwd
+from pathlib import PurePosixPath
+from typing import Final
+
+import attrs
 
 from audisp.config.ids import IdsConf
-from audisp.detect.weights import MIN_PERSON, SERVICES, ScoreSettings
+from audisp.detect.weights import LEARNING, MIN_PERSON, ScoreSettings
+
+NO_SHELLS: Final = frozenset({"nologin", "false", "sync", "halt", "shutdown"})
+"""Programs in place of a shell with which nobody can log in, wherever they are."""
 
 
-def settings_of(ids: IdsConf | None, learning: float, services: frozenset[str] = SERVICES) -> ScoreSettings:
-    """ids.conf's keys mean what they mean there; the rest are our defaults. learning: seconds."""
-    if ids is None:
-        return ScoreSettings(learning=learning, services=services)
-    return ScoreSettings(
-        origin_threshold=max(ids.origin_threshold, 1),
-        session_threshold=max(ids.session_threshold, 1),
-        bad_login_weight=ids.bad_login_weight,
-        root_login_weight=ids.root_login_weight,
-        root_login_allowed=ids.root_login_allowed,
-        service_login_weight=ids.service_login_weight,
-        service_login_allowed=ids.service_login_allowed,
+def settings_of(
+    conf: IdsConf | None, services: frozenset[str] | None = None, *, learning: float = LEARNING
+) -> ScoreSettings:
+    """What ids.conf says, and for all else the defaults. services: accounts that no person logs in with; None for the
+    usual ones. learning: seconds. Raises ValueError for what makes no sense: a threshold of 0."""
+    if conf is None:
+        found = ScoreSettings(learning=learning)
+        return found if services is None else attrs.evolve(found, services=services)
+    found = ScoreSettings(
         learning=learning,
-        services=services,
+        origin_threshold=conf.origin_threshold,
+        session_threshold=conf.session_threshold,
+        bad_login_weight=conf.bad_login_weight,
+        root_login_weight=conf.root_login_weight,
+        root_login_allowed=conf.root_login_allowed,
+        service_login_weight=conf.service_login_weight,
+        service_login_allowed=conf.service_login_allowed,
     )
+    return found if services is None else attrs.evolve(found, services=services)
 
 
-def services_here() -> frozenset[str]:
-    """Accounts of this host that no person logs in with, beside those that are known anywhere: numbers below a
-    person's, root aside."""
-    return SERVICES | {entry.pw_name for entry in pwd.getpwall() if 0 < entry.pw_uid < MIN_PERSON}
+def service_accounts() -> frozenset[str]:
+    """This host's accounts that no person logs in with: below UID_MIN or without a shell, and not root. Asks the user
+    database, which may ask the network: once, at the start."""
+    return frozenset(
+        each.pw_name
+        for each in pwd.getpwall()
+        if each.pw_uid != 0 and (each.pw_uid < MIN_PERSON or PurePosixPath(each.pw_shell).name in NO_SHELLS)
+    )

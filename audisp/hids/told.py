@@ -9,6 +9,7 @@ import attrs
 
 from audisp.detect.correlate import Finding
 from audisp.detect.form import Heading
+from audisp.detect.standing import Standing
 from audisp.enrich.facts import Enrichment
 from audisp.event import Event
 from audisp.parse.form import terminal_safe
@@ -110,6 +111,23 @@ def as_alert(alert: Alert) -> dict[str, Any]:
         told["score"] = alert.score
     told["standing"] = alert.standing
     return told
+
+
+def standing(each: Standing) -> dict[str, Any]:
+    """A score."""
+    return {
+        "entity": each.kind,
+        "key": each.key,
+        "score": round(each.score, 2),
+        "firm": round(each.firm, 2),
+        "threshold": each.threshold,
+        "sure": each.sure,
+        "tactics": list(each.tactics),
+        "why": [
+            {"event": event, "weight": round(weight, 2), "reason": reason}
+            for event, weight, reason in each.contributions
+        ],
+    }
 
 
 def process(each: Process) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from audisp.hids.asker import Asker, origin_of
 from audisp.hids.ours import Ours
 from audisp.hids.repeats import Repeated, Repeats, key_of
 from audisp.hids.targets import by_keywords
-from audisp.hids.told import Alert, as_alert, fields, record_of
+from audisp.hids.told import Alert, as_alert, fields, record_of, standing
 from audisp.plugin import Host
 from audisp.react.request import Kind, Origin, Outcome, Result
 
@@ -278,21 +278,3 @@ class Watcher:
             lines |= {"acts": str(books.acts), "refused": str(books.refused)}
             lines["reactor"] = "gone" if self.asker.gone else "there"
         return lines | {name: str(count) for name, count in self._scores.counted().items()}
-
-
-def standing(each: Standing) -> dict[str, Any]:
-    """A score as an object for JSON."""
-    return {
-        "entity": each.kind,
-        "key": each.key,
-        "score": round(each.score, 2),
-        "firm": round(each.firm, 2),
-        "threshold": each.threshold,
-        "tactics": list(each.tactics),
-        "why": [
-            {"event": one.event, "weight": round(one.weight, 2), "reason": one.reason} for one in each.contributions
-        ],
-    }
-
-
-__all__ = ["KINDS_OF", "Books", "Watcher", "standing"]
