@@ -48,7 +48,7 @@ class Demand:
 
 @attrs.frozen
 class Verdict:
-    """Whether a demand is met. narrowed: only where these fields of the audit rule fit, which may be less than needed."""
+    """Whether a demand is met. narrowed: only where these fields of the audit rule fit, too."""
 
     demand: Demand
     met: bool
