@@ -2,7 +2,7 @@
 
 Each is a context: it has happened when it is entered, what the attacker has left (a process, a connection) stays until
 it is left, and then everything is as it was, also after a failure. They happen in a pair of network namespaces of their
-own, by accounts that are made for them, with files of their own; and under the loginuid `WORK_AUID`, so that an observer
+own, by accounts that are made for them, with files of their own; under the loginuid `WORK_AUID`, so that an observer
 can tell their records from what else goes on. How they are observed is no matter of this module.
 """
 

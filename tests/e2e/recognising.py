@@ -17,7 +17,8 @@ from tests.e2e.stream import WORK_AUID, auditctl, wait_quiet
 from tests.needs import ROOT
 
 SIGMA: Final = ROOT / "conf" / "sigma.d"
-AUDIT_RULES: Final = ROOT / "conf" / "rules.d" / "30-audisp-hids.rules"
+RULES_D: Final = ROOT / "conf" / "rules.d"
+AUDIT_RULES: Final = RULES_D / "30-audisp-hids.rules"
 SEVERE: Final = LEVELS.index("high")
 OURS: Final = f" auid={WORK_AUID} ".encode()
 """How the kernel marks records of an attack."""
