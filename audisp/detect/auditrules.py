@@ -45,6 +45,10 @@ NAMES: Final = {
     103: "exit",
     104: "success",
     112: "exe",
+    200: "a0",
+    201: "a1",
+    202: "a2",
+    203: "a3",
 }
 """Names of fields that narrow a rule, for messages; others are said by number."""
 

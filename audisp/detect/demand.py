@@ -34,7 +34,8 @@ MAX_DEMANDS: Final = 64
 class Demand:
     """One thing that must be recorded. calls: any of these; or watch: a path, with perms; or key: of any rule.
 
-    line: as auditctl would take it, or what to do.
+    line: as auditctl would take it, or what to do. narrowed: fields by which the audit rule may be narrowed and yet is
+    enough.
     """
 
     line: str
@@ -42,11 +43,12 @@ class Demand:
     watch: str = ""
     perms: frozenset[str] = frozenset()
     key: str = ""
+    narrowed: tuple[str, ...] = ()
 
 
 @attrs.frozen
 class Verdict:
-    """Whether a demand is met. narrowed: only where these fields of the audit rule fit."""
+    """Whether a demand is met. narrowed: only where these fields of the audit rule fit, too."""
 
     demand: Demand
     met: bool
@@ -59,7 +61,8 @@ def demands_of(rule: Rule) -> list[Demand]:
     if written:
         return written[:MAX_DEMANDS]
     if rule.source == "process_creation":
-        return [_calls(EXEC)]
+        # What failed has started nothing.
+        return [attrs.evolve(_calls(EXEC), narrowed=("success",))]
     if rule.source == "network_connection":
         return [_calls(CONNECT)]
     if rule.source == "file_event":
@@ -85,7 +88,8 @@ def _written(definition: str) -> Iterator[Demand]:
         else:
             calls = tuple(sorted(found.calls or ()))
             demand = Demand(line, calls, key=min(found.keys, default=""))
-        same = (demand.calls, demand.watch, demand.key)
+        demand = attrs.evolve(demand, narrowed=found.narrowed)
+        same = (demand.calls, demand.watch, demand.key, demand.narrowed)
         if same not in seen:
             seen.add(same)
             yield demand
@@ -170,9 +174,10 @@ def _judge(demand: Demand, rules: Sequence[AuditRule]) -> Verdict:
     for rule in rules:
         if not _serves(rule, demand):
             continue
-        if not rule.narrowed:
+        beyond = tuple(each for each in rule.narrowed if each not in demand.narrowed)
+        if not beyond:
             return Verdict(demand, met=True)
-        narrowed = rule.narrowed if narrowed is None else narrowed
+        narrowed = beyond if narrowed is None else narrowed
     return Verdict(demand, met=narrowed is not None, narrowed=narrowed or ())
 
 

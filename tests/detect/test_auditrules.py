@@ -37,6 +37,7 @@ BOTH = [
     ("-w /etc/audit/ -p wa", data_of([(107, "/etc/audit"), (106, 10)])),
     ("-a never,exit -F arch=b32 -S socket -F uid=33", data_of([(11, 0x40000003), (1, 33)], {359}, action=0)),
     ("-a always,exclude -F msgtype!=PATH", None),
+    ("-a always,exit -F arch=b64 -S chmod -F a1&04000", data_of([(11, 0xC000003E), (201, 0o4000)], {90})),
 ]
 
 
@@ -111,6 +112,15 @@ def test_what_a_rule_needs(rule: Rule, lines: list[str]) -> None:
     assert [each.line for each in demands_of(rule)] == lines
 
 
+def test_what_its_author_narrowed_is_enough() -> None:
+    line = "-a always,exit -F arch=b64 -S chmod -F a1&04000"
+    (found,) = demands_of(one(text("SYSCALL", "chmod"), definition=line))
+    assert verdicts([found], parse_rules(line, "x")[0])[0].narrowed == ()
+    assert verdicts([found], parse_rules(line + " -F auid>=1000", "x")[0])[0].narrowed == ("auid",)
+    (found,) = demands_of(one(text("Image", "/x"), "process_creation"))
+    assert verdicts([found], parse_rules("-a always,exit -S execve -F success=1", "x")[0])[0].narrowed == ()
+
+
 def test_a_file_anywhere_needs_the_calls() -> None:
     (found,) = demands_of(one(text("TargetFilename", 0, "/.ssh/id"), "file_event"))
     assert {"openat", "rename"} <= set(found.calls)
@@ -129,6 +139,8 @@ def test_a_file_anywhere_needs_the_calls() -> None:
         (Demand("", watch="/etc/shadow", perms=frozenset("wa")), "-w /etc/ -p rwa", True, ()),
         (Demand("", watch="/etc/shadow", perms=frozenset("wa")), "-w /etc/shadow -p r", False, ()),
         (Demand("", watch="/etc/shadow", perms=frozenset("wa")), "-w /etc/shad -p wa", False, ()),
+        (Demand("", calls=("execve",), narrowed=("success",)), "-a always,exit -S execve -F success=1", True, ()),
+        (Demand("", calls=("execve",), narrowed=("a1",)), "-a always,exit -S execve -F a1&1 -F uid=0", True, ("uid",)),
         (Demand("", key="k"), "-w /x -p r -k k", True, ()),
         (Demand("", watch="/x", perms=frozenset("x"), key="k"), "-w /x -p x", False, ()),
     ],

@@ -298,10 +298,10 @@ def command() -> list[str]:
     return [sys.executable, "-m", "audisp.cli.audispd"]
 
 
-def listening(port: int) -> bool:
-    """Whether somebody listens on this TCP port."""
-    for name in ("/proc/net/tcp", "/proc/net/tcp6"):
-        for line in Path(name).read_text().splitlines()[1:]:
+def listening(port: int, pid: int | str = "self") -> bool:
+    """Whether somebody listens on this TCP port in a process's network namespace."""
+    for name in ("tcp", "tcp6"):
+        for line in Path(f"/proc/{pid}/net/{name}").read_text().splitlines()[1:]:
             words = line.split()
             if words[3] == "0A" and int(words[1].rsplit(":", 1)[1], 16) == port:
                 return True

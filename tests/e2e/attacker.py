@@ -1,0 +1,34 @@
+"""The other side of an attack, as a program of its own in the attacker's network namespace. Imports nothing of ours.
+
+attacker.py listen ADDRESS PORT     wait for a shell that connects, have it say who it is, and keep it
+"""
+
+from __future__ import annotations
+
+import socket
+import sys
+
+
+def listen(address: str, port: int) -> None:
+    """`ready`, and then `pid=N` as the shell says it, on standard output; until standard input ends."""
+    with socket.create_server((address, port)) as server:
+        print("ready", flush=True)
+        shell, _ = server.accept()
+        with shell:
+            # A shell that does nothing but echo what it is sent would say `pid=$$`.
+            shell.sendall(b"echo pid=$$\n")
+            heard = b""
+            while True:
+                more = shell.recv(4_096)
+                if not more:
+                    raise SystemExit("the shell has hung up")
+                heard += more
+                found = [line for line in heard.splitlines() if line.startswith(b"pid=") and line[4:].isdigit()]
+                if found:
+                    break
+            print(found[0].decode(), flush=True)
+            sys.stdin.read()
+
+
+if __name__ == "__main__":
+    listen(sys.argv[2], int(sys.argv[3]))
