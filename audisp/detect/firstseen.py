@@ -69,9 +69,9 @@ class FirstSeen:
         self._last = (host, learning.number, learning.until)
         return learning.number
 
-    def meet(self, what: Novelty, host: Host, stamp: int, whose: bytes, thing: bytes) -> bool:
-        """Remember it; True if it is new and that means something."""
-        group = b"%d\0%b" % (self.number_of(host, stamp), whose)
+    def meet(self, what: Novelty, host: int, stamp: int, whose: bytes, thing: bytes) -> bool:
+        """Remember it; True if it is new and that means something. host: the number that was asked for last."""
+        group = b"%d\0%b" % (host, whose)
         pair = group + b"\0" + thing
         if len(pair) > MAX_KEY:
             pair = hashlib.blake2b(pair, digest_size=32).digest()

@@ -169,7 +169,8 @@ class Scores:
         if actor.auid is not None:
             name = name or (ROOT if actor.auid == 0 else f"#{actor.auid}")
             scene.ids.append(scene.id("account", name))
-        tree = self.trees.of(scene.host, actor.pid, actor.ppid, scene.stamp, event.context)
+        host = self.first.number_of(host_of(event), scene.stamp)
+        tree = self.trees.of(host, actor.pid, actor.ppid, scene.stamp, event.context)
         if tree is not None:
             scene.ids.append(scene.id("tree", f"{tree[0]}@{tree[1]}"))
 
@@ -290,17 +291,19 @@ class Scores:
         call = call_of(raw)
         if call is None:
             return None
-        connecting = bits & CONNECTED and self._connects.ask(call, raw)
+        arch, number, ppid, pid, auid, uid, _, exe = call
+        connecting = bits & CONNECTED and self._connects.ask(arch, number, raw)
         if not (started or connecting):
             return None
         head = event.same[1]
-        host, stamp = host_of(event), time_of(head)
-        user = b"u" + call.uid if call.auid == UNSET else b"a" + call.auid
+        stamp = time_of(head)
+        host = self.first.number_of(host_of(event), stamp)
+        user = b"u" + uid if auid == UNSET else b"a" + auid
         meet = self.first.meet
         new: list[tuple[Novelty, bytes, bytes]] = []
         if started:
-            exe = path_of(call.exe)
-            parent = self.trees.start(host, int(call.pid), int(call.ppid), stamp, exe, event.context)
+            exe = path_of(exe)
+            parent = self.trees.start(host, int(pid), int(ppid), stamp, exe, event.context)
             if meet("program", host, stamp, user, exe):
                 new.append(("program", user, exe))
             if parent and meet("child", host, stamp, parent, exe):

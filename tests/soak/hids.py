@@ -153,8 +153,8 @@ class Attacker:
         )
         lines = [
             b"%btype=SYSCALL msg=%b arch=c000003e syscall=%d success=yes exit=0 a0=%x a1=0 a2=0 a3=0 items=2 ppid=%d "
-            b'pid=%d auid=%d uid=%d gid=0 euid=0 suid=0 fsuid=0 egid=0 sgid=0 fsgid=0 tty=(none) ses=%d comm=%b exe="%b" '
-            b"key=%b\n"
+            b"pid=%d auid=%d uid=%d gid=0 euid=0 suid=0 fsuid=0 egid=0 sgid=0 fsgid=0 tty=(none) ses=%d comm=%b "
+            b'exe="%b" key=%b\n'
             % (
                 node,
                 head,
