@@ -21,7 +21,7 @@ import attrs
 
 from audisp.detect.actors import Connects, Said, actor_of, call_of, destination_of, is_ours, path_of, said
 from audisp.detect.correlate import Finding
-from audisp.detect.entities import FIRST, TACTIC_MS, Entity, EntityId, tables
+from audisp.detect.entities import FIRST, MAX_STAMP, TACTIC_MS, Entity, EntityId, tables
 from audisp.detect.firstseen import FirstSeen, Novelty
 from audisp.detect.judged import Judged, Judges, shown
 from audisp.detect.models import ALLOWED, ANOMALIES, CONNECTED, LOGIN, WEIGHED, is_denied, is_service, matters, texts_of
@@ -111,7 +111,7 @@ class Scores:
         neither evicted nor forgotten. False: half of the table is kept already; that is counted."""
         table = self.tables[id_.kind]
         entity = table.get(id_) or table.make(id_, 0, 0)
-        return table.hold(entity, int(until * 1000))
+        return table.hold(entity, int(max(0.0, min(until * 1000, MAX_STAMP - 1.0))))
 
     def save(self) -> bytes:
         """All scores, and what was seen, for `restore`."""

@@ -213,6 +213,14 @@ def test_a_new_destination_counts(number: int, saddr: str, new: bool) -> None:
     assert scoring.score("session", "6") == 0
 
 
+def test_a_host_whose_clock_was_in_the_future_learns_no_longer_for_it() -> None:
+    scoring, stream = Scoring(), Stream()
+    scoring.feed(stream.call(10_000 * DAY, argv=["id"]))
+    weeks(scoring, stream, days=9)
+    scoring.feed(stream.call(9 * DAY, argv=["new"], exe="/bin/new", ses=5))
+    assert scoring.score("session", "5") == 1
+
+
 def test_what_was_seen_is_bounded_and_each_host_learns_for_itself() -> None:
     seen = FirstSeen(ScoreSettings(max_pairs=10))
     for at in range(1_000):
@@ -292,6 +300,7 @@ def busy() -> Scoring:
         stream.call(8 * DAY, argv=["late"], exe="/bin/late\udcff\U0001f600", ses=5, auid=1000),
     )
     scoring.scores.hold(EntityId("address", "netlink", "", "192.0.2.7"), 1_800_000_000)
+    scoring.scores.hold(EntityId("address", "netlink", "", "192.0.2.8"), float("inf"))
     return scoring
 
 
