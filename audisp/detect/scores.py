@@ -68,11 +68,13 @@ class Scores:
                 self._alone = Prefilter((), watched=self.watched)
             scan = self._alone.scan(batch.data, batch.found or runs(batch.data))
             assert scan.watched is not None
-        found: dict[int, list[Finding]] = {}
+        found: dict[int, list[Judged]] = {}
         if findings:
             places = {id(event): at for at, event in enumerate(batch.events)}
             for finding in findings:
-                found.setdefault(places[id(finding.event)], []).append(finding)
+                judged = self._judges.of(finding)
+                if judged.weight:
+                    found.setdefault(places[id(finding.event)], []).append(judged)
         starts, watched = set(scan.starts), scan.watched
         if not (starts or watched or found):
             return []
@@ -132,7 +134,7 @@ class Scores:
 
     # ---- one event ----
 
-    def _take(self, scene: Scene, bits: int, findings: Sequence[Finding]) -> None:
+    def _take(self, scene: Scene, bits: int, recognised: Sequence[Judged]) -> None:
         event = scene.event
         if is_ours(event.raw):
             return
@@ -146,10 +148,10 @@ class Scores:
                 self._login(scene, each)
         if bits & WEIGHED:
             self._behaviour(scene)
-        if findings:
+        if recognised:
             targets = [*scene.ids, *(scene.id("address", each.address) for each in logins if each.address)]
-            for finding in findings:
-                self._recognised(scene, targets, self._judges.of(finding))
+            for judged in recognised:
+                self._recognised(scene, targets, judged)
 
     def _actors(self, scene: Scene) -> None:
         """Whom the kernel names."""
@@ -270,7 +272,7 @@ class Scores:
                 part=judged.id,
                 limit=RULE_LIMIT * judged.weight,
             )
-            if entity is None or not judged.tactics or not judged.weight:
+            if entity is None or not judged.tactics:
                 continue
             tactics = entity.tactics
             for old in [each for each, seen in tactics.items() if scene.stamp - seen > TACTIC_MS]:
