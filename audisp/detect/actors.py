@@ -215,7 +215,8 @@ def said(event: Event) -> tuple[list[Said], int]:
             continue
         inner = record.inner
         written = inner.get("acct")
-        name = None if written is None else values.string(written)
+        # sshd names an account that exists by its number; who wrote ENRICHED format looked it up.
+        name = record.added("id") if written is None else values.string(written)
         result = inner.get("res", inner.get("result", "")).lower()
         found.append(
             Said(
