@@ -368,6 +368,15 @@ def test_another_version_is_refused() -> None:
         Scores().restore(msgpack.packb(given_ | {"version": 2}, unicode_errors="surrogatepass"))
 
 
+@pytest.mark.parametrize("place", [2, 3])
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf"), -1, 1e300, True, "8", None])
+def test_a_score_is_a_number_that_can_be_one(place: int, wrong: object) -> None:
+    kept = msgpack.unpackb(busy().scores.save(), unicode_errors="surrogatepass")
+    kept["entities"][0][place] = wrong
+    with pytest.raises(ParseError, match="a score expected"):
+        Scores().restore(msgpack.packb(kept, unicode_errors="surrogatepass"))
+
+
 KEPT = busy().scores.save()
 
 
