@@ -62,15 +62,22 @@ class Trees:
             self._chained(host, context.process, context.parents)
             parent = context.parents[0].exe if context.parents else None
             return None if parent is None else parent.encode("utf-8", "surrogateescape")
-        above = self._find(host, ppid, stamp)
-        before = self._find(host, pid, stamp)
-        if before is not None and before[0] == ppid:
+        members, place = self._members, host << PID_BITS
+        above, before = members.get(place | ppid), members.get(place | pid)
+        if above is not None and not 0 <= stamp - above[1] <= MAX_AGE:
+            above = None
+        if before is not None:
+            members.move_to_end(place | pid)
+        if before is not None and before[0] == ppid and 0 <= stamp - before[1] <= MAX_AGE:
             tree = before[2]  # another program in the same process
         elif above is None or ppid <= FIRST or is_spawner(above[3]):
             tree = (pid, stamp)
         else:
             tree = above[2]
-        self._put(host << PID_BITS | pid, (ppid, stamp, tree, exe[:MAX_PATH]))
+        members[place | pid] = (ppid, stamp, tree, exe[:MAX_PATH])
+        if len(members) > self._max:
+            members.popitem(last=False)
+            self.evicted += 1
         return None if above is None else above[3]
 
     def of(self, host: int, pid: int | None, ppid: int | None, stamp: int, context: Any) -> Tree | None:

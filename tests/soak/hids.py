@@ -237,7 +237,7 @@ def hids(_: Path, seed: int, count: int) -> Result:
     if warm:
         result.check(max(warm) - warm[0] <= GROWTH_KIB, f"memory grew from {warm[0]:,} to {max(warm):,} KiB")
     result.figures |= {
-        "events": f"{seen:,}",
+        "events fed": f"{seen:,}",
         "findings": f"{findings:,}",
         "scores that reached a threshold": f"{reached:,}",
         "events per CPU second, matched and scored": f"{seen / max(spent, 0.001):,.0f}",
