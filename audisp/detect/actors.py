@@ -110,7 +110,7 @@ class Said:
 def call_of(raw: bytes) -> Call | None:
     """Of an event's records the first SYSCALL."""
     found = _CALL.search(raw) or _ANY_CALL.search(raw)
-    return None if found is None else Call._make(found.groups())
+    return None if found is None else tuple.__new__(Call, found.groups())
 
 
 class Connects:
@@ -119,13 +119,13 @@ class Connects:
     def __init__(self) -> None:
         self._known: dict[tuple[bytes, bytes], str | None] = {}
 
-    def ask(self, call: Call, raw: bytes) -> bool:
+    def ask(self, arch: bytes, number: bytes, raw: bytes) -> bool:
         """Whether this one does."""
-        key = (call.arch, call.number)
+        key = (arch, number)
         try:
             name = self._known[key]
         except KeyError:
-            name = syscall_name(call.arch.decode(), int(call.number))
+            name = syscall_name(arch.decode(), int(number))
             if len(self._known) < 4_096:  # more than all machines' calls that deal with sockets
                 self._known[key] = name
         if name == "connect":
@@ -215,7 +215,8 @@ def said(event: Event) -> tuple[list[Said], int]:
             continue
         inner = record.inner
         written = inner.get("acct")
-        name = None if written is None else values.string(written)
+        # sshd names an account that exists by its number; who wrote ENRICHED format looked it up.
+        name = record.added("id") if written is None else values.string(written)
         result = inner.get("res", inner.get("result", "")).lower()
         found.append(
             Said(

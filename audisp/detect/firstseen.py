@@ -12,6 +12,7 @@ import hashlib
 from collections import OrderedDict
 from typing import Final, Literal, TypeAlias, get_args
 
+from audisp.detect.entities import MAX_STAMP
 from audisp.detect.weights import ScoreSettings
 
 Novelty: TypeAlias = Literal["program", "child", "destination"]
@@ -59,19 +60,23 @@ class FirstSeen:
 
     def number_of(self, host: Host, stamp: int) -> int:
         """What a host is called here. stamp: milliseconds since the epoch, at which it begins to learn if it is new."""
-        if host == self._last[0]:
-            return self._last[1]
-        learning = self.hosts.get(host)
-        if learning is None:
-            learning = self._host(host, stamp + self._learning)
-        else:
+        last, number, until = self._last
+        over = min(stamp + self._learning, MAX_STAMP - 1)
+        if host != last:
+            learning = self.hosts.get(host)
+            if learning is None:
+                learning = self._host(host, over)
             self.hosts.move_to_end(host)
-        self._last = (host, learning.number, learning.until)
-        return learning.number
+            number, until = learning.number, learning.until
+            self._last = (host, number, until)
+        if over < until:  # its clock was in the future
+            self.hosts[host].until = over
+            self._last = (host, number, over)
+        return number
 
-    def meet(self, what: Novelty, host: Host, stamp: int, whose: bytes, thing: bytes) -> bool:
-        """Remember it; True if it is new and that means something."""
-        group = b"%d\0%b" % (self.number_of(host, stamp), whose)
+    def meet(self, what: Novelty, host: int, stamp: int, whose: bytes, thing: bytes) -> bool:
+        """Remember it; True if it is new and that means something. host: the number that was asked for last."""
+        group = b"%d\0%b" % (host, whose)
         pair = group + b"\0" + thing
         if len(pair) > MAX_KEY:
             pair = hashlib.blake2b(pair, digest_size=32).digest()

@@ -21,7 +21,7 @@ ALLOWED: Final = frozenset({"1", "0x1"})
 
 _IDLE: Final = re.compile(
     rb"(?:node=[^ \n]++ )?type=(?:(?:USER_START|USER_END|USER_LOGOUT) msg=audit\([^)\n]++\): pid=[0-9]++ uid=[0-9]++ "
-    rb"auid=[0-9]++ ses=4294967295 [^\n]*+\n|USER_AUTH [^\n]*?res=success'[^\n]*+\n)\Z"
+    rb"auid=[0-9]++ ses=4294967295 [^\n]*+\n|USER_AUTH [^\n]*?res=success'\r?(?:\x1d[^\n]*+)?\n)\Z"
 )
 
 
@@ -33,9 +33,8 @@ def matters(raw: bytes, bits: int) -> bool:
 
 def is_service(each: Said, settings: ScoreSettings) -> bool:
     """Whether a login is one of an account that no person has."""
-    if each.account is not None:
-        return each.account in settings.services
-    return each.number is not None and 0 < each.number < MIN_PERSON
+    by_number = each.number is not None and 0 < each.number < MIN_PERSON
+    return by_number or (each.account is not None and each.account in settings.services)
 
 
 def is_denied(record: Record) -> bool:

@@ -21,7 +21,7 @@ import attrs
 
 from audisp.detect.actors import Connects, Said, actor_of, call_of, destination_of, is_ours, path_of, said
 from audisp.detect.correlate import Finding
-from audisp.detect.entities import FIRST, TACTIC_MS, Entity, EntityId, tables
+from audisp.detect.entities import FIRST, MAX_STAMP, TACTIC_MS, Entity, EntityId, tables
 from audisp.detect.firstseen import FirstSeen, Novelty
 from audisp.detect.judged import Judged, Judges, shown
 from audisp.detect.models import ALLOWED, ANOMALIES, CONNECTED, LOGIN, WEIGHED, is_denied, is_service, matters, texts_of
@@ -68,11 +68,13 @@ class Scores:
                 self._alone = Prefilter((), watched=self.watched)
             scan = self._alone.scan(batch.data, batch.found or runs(batch.data))
             assert scan.watched is not None
-        found: dict[int, list[Finding]] = {}
+        found: dict[int, list[Judged]] = {}
         if findings:
             places = {id(event): at for at, event in enumerate(batch.events)}
             for finding in findings:
-                found.setdefault(places[id(finding.event)], []).append(finding)
+                judged = self._judges.of(finding)
+                if judged.weight:
+                    found.setdefault(places[id(finding.event)], []).append(judged)
         starts, watched = set(scan.starts), scan.watched
         if not (starts or watched or found):
             return []
@@ -111,7 +113,7 @@ class Scores:
         neither evicted nor forgotten. False: half of the table is kept already; that is counted."""
         table = self.tables[id_.kind]
         entity = table.get(id_) or table.make(id_, 0, 0)
-        return table.hold(entity, int(until * 1000))
+        return table.hold(entity, int(max(0.0, min(until * 1000, MAX_STAMP - 1.0))))
 
     def save(self) -> bytes:
         """All scores, and what was seen, for `restore`."""
@@ -132,7 +134,7 @@ class Scores:
 
     # ---- one event ----
 
-    def _take(self, scene: Scene, bits: int, findings: Sequence[Finding]) -> None:
+    def _take(self, scene: Scene, bits: int, recognised: Sequence[Judged]) -> None:
         event = scene.event
         if is_ours(event.raw):
             return
@@ -146,10 +148,10 @@ class Scores:
                 self._login(scene, each)
         if bits & WEIGHED:
             self._behaviour(scene)
-        if findings:
+        if recognised:
             targets = [*scene.ids, *(scene.id("address", each.address) for each in logins if each.address)]
-            for finding in findings:
-                self._recognised(scene, targets, self._judges.of(finding))
+            for judged in recognised:
+                self._recognised(scene, targets, judged)
 
     def _actors(self, scene: Scene) -> None:
         """Whom the kernel names."""
@@ -169,7 +171,8 @@ class Scores:
         if actor.auid is not None:
             name = name or (ROOT if actor.auid == 0 else f"#{actor.auid}")
             scene.ids.append(scene.id("account", name))
-        tree = self.trees.of(scene.host, actor.pid, actor.ppid, scene.stamp, event.context)
+        host = self.first.number_of(host_of(event), scene.stamp)
+        tree = self.trees.of(host, actor.pid, actor.ppid, scene.stamp, event.context)
         if tree is not None:
             scene.ids.append(scene.id("tree", f"{tree[0]}@{tree[1]}"))
 
@@ -269,7 +272,7 @@ class Scores:
                 part=judged.id,
                 limit=RULE_LIMIT * judged.weight,
             )
-            if entity is None or not judged.tactics or not judged.weight:
+            if entity is None or not judged.tactics:
                 continue
             tactics = entity.tactics
             for old in [each for each, seen in tactics.items() if scene.stamp - seen > TACTIC_MS]:
@@ -290,17 +293,19 @@ class Scores:
         call = call_of(raw)
         if call is None:
             return None
-        connecting = bits & CONNECTED and self._connects.ask(call, raw)
+        arch, number, ppid, pid, auid, uid, _, exe = call
+        connecting = bits & CONNECTED and self._connects.ask(arch, number, raw)
         if not (started or connecting):
             return None
         head = event.same[1]
-        host, stamp = host_of(event), time_of(head)
-        user = b"u" + call.uid if call.auid == UNSET else b"a" + call.auid
+        stamp = time_of(head)
+        host = self.first.number_of(host_of(event), stamp)
+        user = b"u" + uid if auid == UNSET else b"a" + auid
         meet = self.first.meet
         new: list[tuple[Novelty, bytes, bytes]] = []
         if started:
-            exe = path_of(call.exe)
-            parent = self.trees.start(host, int(call.pid), int(call.ppid), stamp, exe, event.context)
+            exe = path_of(exe)
+            parent = self.trees.start(host, int(pid), int(ppid), stamp, exe, event.context)
             if meet("program", host, stamp, user, exe):
                 new.append(("program", user, exe))
             if parent and meet("child", host, stamp, parent, exe):

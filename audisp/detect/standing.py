@@ -69,12 +69,11 @@ class Counts:
 class Scene:
     """One event with what it touches."""
 
-    __slots__ = ("event", "host", "ids", "stamp", "text", "touched")
+    __slots__ = ("event", "ids", "stamp", "text", "touched")
 
     def __init__(self, event: Event) -> None:
         self.event = event
         self.stamp = time_of(event.same[1])
-        self.host = host_of(event)
         self.text = event.stamp
         self.ids: list[EntityId] = []
         self.touched: dict[EntityId, Entity] = {}
@@ -90,6 +89,8 @@ class Scene:
 
 def time_of(head: bytes) -> int:
     """Milliseconds since the epoch of ``audit(SEC.MSEC:SERIAL):``, below MAX_STAMP."""
+    if head[16:17] == b"." and head[20:21] == b":":  # of this century, which is five times as fast
+        return int(head[6:16] + head[17:20])
     return min(stamp_of(head), MAX_STAMP - 1)
 
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import Any, Final
 
-from audisp.detect.firstseen import Host
 from audisp.parse.processes import Process
 
 MAX_PROCESSES: Final = 8_192
@@ -28,6 +27,8 @@ SPAWNERS: Final = frozenset(
 )
 FOLDERS: Final = (b"/usr/", b"/sbin/", b"/bin/", b"/lib/")
 """Where these are. A copy elsewhere begins no tree."""
+PID_BITS: Final = 34
+"""Of a process's number: ten digits, as `audisp.detect.actors` reads them."""
 FIRST: Final = 1
 """The first process's number."""
 
@@ -44,35 +45,42 @@ def is_spawner(exe: bytes) -> bool:
 
 
 class Trees:
-    """Not thread-safe. Times are milliseconds since the epoch."""
+    """Not thread-safe. Times are milliseconds since the epoch; hosts are numbers (`FirstSeen.number_of`)."""
 
     def __init__(self, max_processes: int = MAX_PROCESSES) -> None:
         self.evicted = 0
         """Processes that had to go for others."""
         self._max = max_processes
-        self._members: OrderedDict[tuple[Host, int], _Member] = OrderedDict()
+        self._members: OrderedDict[int, _Member] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._members)
 
-    def start(self, host: Host, pid: int, ppid: int, stamp: int, exe: bytes, context: Any) -> bytes | None:
+    def start(self, host: int, pid: int, ppid: int, stamp: int, exe: bytes, context: Any) -> bytes | None:
         """A program was started; its parent's program, if that is known. context: `Event.context`."""
         if context is not None and context.process is not None:
             self._chained(host, context.process, context.parents)
             parent = context.parents[0].exe if context.parents else None
             return None if parent is None else parent.encode("utf-8", "surrogateescape")
-        above = self._find(host, ppid, stamp)
-        before = self._find(host, pid, stamp)
-        if before is not None and before[0] == ppid:
+        members, place = self._members, host << PID_BITS
+        above, before = members.get(place | ppid), members.get(place | pid)
+        if above is not None and not 0 <= stamp - above[1] <= MAX_AGE:
+            above = None
+        if before is not None:
+            members.move_to_end(place | pid)
+        if before is not None and before[0] == ppid and 0 <= stamp - before[1] <= MAX_AGE:
             tree = before[2]  # another program in the same process
         elif above is None or ppid <= FIRST or is_spawner(above[3]):
             tree = (pid, stamp)
         else:
             tree = above[2]
-        self._put((host, pid), (ppid, stamp, tree, exe[:MAX_PATH]))
+        members[place | pid] = (ppid, stamp, tree, exe[:MAX_PATH])
+        if len(members) > self._max:
+            members.popitem(last=False)
+            self.evicted += 1
         return None if above is None else above[3]
 
-    def of(self, host: Host, pid: int | None, ppid: int | None, stamp: int, context: Any) -> Tree | None:
+    def of(self, host: int, pid: int | None, ppid: int | None, stamp: int, context: Any) -> Tree | None:
         """The tree that a process belongs to; None if nothing was heard of it, nor of its parent."""
         if context is not None and context.process is not None:
             return self._chained(host, context.process, context.parents)
@@ -82,14 +90,14 @@ class Trees:
                 return found[2]
         return None
 
-    def _find(self, host: Host, pid: int, stamp: int) -> _Member | None:
-        found = self._members.get((host, pid))
+    def _find(self, host: int, pid: int, stamp: int) -> _Member | None:
+        found = self._members.get(host << PID_BITS | pid)
         return found if found is not None and 0 <= stamp - found[1] <= MAX_AGE else None
 
-    def _chained(self, host: Host, process: Process, parents: tuple[Process, ...]) -> Tree:
-        known = self._members.get((host, process.pid))
+    def _chained(self, host: int, process: Process, parents: tuple[Process, ...]) -> Tree:
+        known = self._members.get(host << PID_BITS | process.pid)
         if known is not None and known[1] == process.born:
-            self._members.move_to_end((host, process.pid))
+            self._members.move_to_end(host << PID_BITS | process.pid)
             return known[2]
         top = process
         tree: Tree | None = None
@@ -97,7 +105,7 @@ class Trees:
             exe = b"" if parent.exe is None else parent.exe.encode("utf-8", "surrogateescape")
             if parent.pid <= FIRST or is_spawner(exe):
                 break
-            above = self._members.get((host, parent.pid))
+            above = self._members.get(host << PID_BITS | parent.pid)
             if above is not None and above[1] == parent.born:
                 tree = above[2]
                 break
@@ -105,10 +113,10 @@ class Trees:
         if tree is None:
             tree = (top.pid, top.born)
         # A spawner's own process is in a tree of its own, not in that of what it starts.
-        self._put((host, process.pid), (process.ppid, process.born, tree, b""))
+        self._put(host << PID_BITS | process.pid, (process.ppid, process.born, tree, b""))
         return tree
 
-    def _put(self, key: tuple[Host, int], member: _Member) -> None:
+    def _put(self, key: int, member: _Member) -> None:
         self._members[key] = member
         self._members.move_to_end(key)
         if len(self._members) > self._max:

@@ -72,8 +72,8 @@ def ancestors(pid: int, proc: Path = Path("/proc")) -> frozenset[int]:
 
 
 def outside_of_containers(pid: int, proc: Path = Path("/proc")) -> bool:
-    """Whether the process surely runs on the host itself: in our pid and user namespace, below our root, and in no cgroup
-    of a container. False if it is gone or cannot be read.
+    """Whether the process surely runs on the host itself: in our pid and user namespace, below our root, and in no
+    cgroup of a container. False if it is gone or cannot be read.
 
     Ours are the host's: who receives the kernel's records must be in its first namespaces (kernel/audit.c,
     audit_netlink_ok). Not init's: /proc/1/ns is closed to root where a security module says so.

@@ -1,4 +1,5 @@
-"""What of detection is fuzzed: the reader of written rules, and rules on events of any bytes."""
+"""What of detection is fuzzed: the reader of written rules, rules on events of any bytes, scores of them, and the
+reader of kept scores."""
 
 from __future__ import annotations
 
@@ -24,7 +25,11 @@ from audisp.detect.form import (
 )
 from audisp.detect.matcher import Matcher
 from audisp.detect.parents import Known
-from audisp.event import Batch, Event
+from audisp.detect.prefilter import Prefilter
+from audisp.detect.scores import Scores
+from audisp.detect.weights import ScoreSettings
+from audisp.errors import ParseError
+from audisp.event import Batch, Event, runs
 from audisp.parse.record import RecordReader
 
 
@@ -82,3 +87,46 @@ def on_events(stream: Callable[[bytes], bytes]) -> Callable[[bytes], None]:
         assert _found(lines, prefilter=True) == _found(lines, prefilter=False)
 
     return target
+
+
+SCORING: Final = ScoreSettings(max_entities=4, max_pairs=8, learning=0.001, min_support=1)
+"""So small that everything is full at once."""
+
+
+@functools.cache
+def _shared() -> Prefilter:
+    """Of the rules, and of what scores look for."""
+    return Prefilter([each.rule for each in _matcher(prefilter=True).rules], watched=Scores(SCORING).watched)
+
+
+def on_scores(stream: Callable[[bytes], bytes]) -> Callable[[bytes], None]:
+    """Scores are the same with the scan of somebody else's rules and with their own, and all of them can be kept.
+    stream: makes records of fuzz."""
+
+    def target(data: bytes) -> None:
+        lines = stream(data)
+        kept = []
+        for shared in (False, True):
+            scores = Scores(SCORING)
+            batch = Batch(lines, lines.count(b"\n"), "fuzz", 0.0, RecordReader())
+            scores.feed(batch, (), _shared().scan(lines, runs(lines)) if shared else None)
+            for event in batch.events:
+                assert all(0 <= each.score <= 4 * each.threshold for each in scores.standing(event))
+            kept.append(scores.save())
+        assert kept[0] == kept[1]
+        again = Scores(SCORING)
+        again.restore(kept[0])
+        assert len(again.save()) == len(kept[0])
+
+    return target
+
+
+def kept_scores(data: bytes) -> None:
+    """Bytes of a file: scores that can be written again, or a ParseError."""
+    scores = Scores(SCORING)
+    try:
+        scores.restore(data)
+    except ParseError:
+        return
+    again = Scores(SCORING)
+    again.restore(scores.save())

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from audisp.detect.actors import account, address
+from audisp.detect.actors import account, address, call_of
 from audisp.detect.scores import Scores
 from audisp.detect.weights import ScoreSettings
 from tests.detect.replaying import rule, rules_of
@@ -30,6 +30,7 @@ HOUR = 3600
         ('"www-data"', "failed", "", 6),
         ("?", "failed", "id=0 ", 6),
         ("?", "success", "id=33 ", 5),
+        ('"bob"', "success", "id=33 ", 5),
         ("?", "success", "id=1000 ", 0),
     ],
 )
@@ -152,6 +153,21 @@ def test_sessions_carry_their_address_over_the_threshold() -> None:
     assert [each.key for each in found if each.kind == "session"] == ["1", "2", "3", "4"]
     assert fired(found)[-1] == ("address", "192.0.2.1")
     assert found[-1].contributions[-1].reason == "session 4 reached 8"
+
+
+def test_a_session_and_the_tree_in_it_are_one_matter_to_the_address() -> None:
+    scoring, stream = Scoring(), Stream()
+    work = {"ses": 5, "auid": 1000, "pid": 7, "ppid": 1}
+    scoring.feed(stream.user(0, "USER_START", res="success", ses=5, auid=1000))
+    scoring.feed(stream.call(1, argv=["x"], **work))  # type: ignore[arg-type]
+    found = scoring.feed(*[stream.call(2, key='"ids-archive"', **work) for _ in range(2)])  # type: ignore[arg-type]
+    assert [kind for kind, _ in fired(found)] == ["session", "tree"]
+    assert scoring.score("address", "192.0.2.1") == 2
+    # Another tree of the same session neither.
+    scoring.feed(stream.call(3, argv=["x"], **work | {"pid": 8}))  # type: ignore[arg-type]
+    again = [stream.call(4, key='"ids-archive"', **work | {"pid": 8}) for _ in range(2)]  # type: ignore[arg-type]
+    assert [kind for kind, _ in fired(scoring.feed(*again))] == ["tree"]
+    assert scoring.score("address", "192.0.2.1") == 2
 
 
 # ---- decay, caps, once ----
@@ -510,3 +526,47 @@ def test_settings_that_make_no_sense_are_refused() -> None:
     ):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             ScoreSettings(**wrong)
+
+
+# ---- reading ----
+
+
+@pytest.mark.parametrize(
+    ("before", "between"),
+    [
+        ("success=yes exit=0 a0=3 a1=7f a2=10 a3=0 items=0", "tty=(none)"),
+        ("per=400000 success=no exit=-13 a0=3 a1=7f a2=10 a3=0 items=0", "tty=pts0"),
+        ("a0=3 a1=7f a2=10 a3=0 items=0", "tty=(none)"),
+        ("success=yes exit=0 a0=3 a1=7f a2=10 a3=0 items=0", "tty=(none) new=1"),
+    ],
+)
+@pytest.mark.parametrize("node", ["", "node=web-1 "])
+def test_a_call_is_read_in_every_form(before: str, between: str, node: str) -> None:
+    line = (
+        f"{node}type=SYSCALL msg=audit(1.000:1): arch=c000003e syscall=59 {before} ppid=1 pid=2 auid=3 uid=4 gid=5 "
+        f'euid=5 suid=5 fsuid=5 egid=5 sgid=5 fsgid=5 {between} ses=6 comm="x" exe="/bin/x" key=(null)\n'
+    )
+    forged = f"{node}type=USER msg=audit(1.000:1): pid=9 uid=9 auid=9 ses=9 msg='type=SYSCALL msg={line[:-1]}'\n"
+    for raw in (line, forged + line):
+        found = call_of(raw.encode())
+        assert found == (b"c000003e", b"59", b"1", b"2", b"3", b"4", b"6", b'"/bin/x"')
+    assert call_of(forged.encode()) is None
+
+
+def test_an_account_cannot_talk_its_failures_away() -> None:
+    scoring, stream = Scoring(), Stream()
+    for acct in ('"res=success\'"', '"bob"'):
+        scoring.feed(stream.user(0, "USER_AUTH", addr="?", acct=acct, ses=5, auid=1000))
+    assert scoring.score("session", "5") == 2
+
+
+def test_enriched_format_names_accounts() -> None:
+    scoring, stream = Scoring(), Stream()
+    login = stream.user(0, acct="?", extra="id=1000 ", res="failed").replace("acct=? ", "")
+    scoring.feed(login.replace("\n", '\x1dUID="root" ID="carol"\n'))
+    call = stream.call(1, key='"ids-recon"', ses=5, auid=1000)
+    scoring.feed(call.replace("\n", '\x1dARCH=x86_64 SYSCALL=execve AUID="carol" UID="www-data"\n'))
+    assert scoring.score("account", "carol") == pytest.approx(3, abs=0.01)
+    # What a program is called is no enrichment.
+    scoring.feed(stream.call(2, key='"ids-recon"', ses=6, auid=1001, exe="/tmp/AUID="))
+    assert scoring.score("account", "#1001") == 2

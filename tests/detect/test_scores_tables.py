@@ -213,24 +213,35 @@ def test_a_new_destination_counts(number: int, saddr: str, new: bool) -> None:
     assert scoring.score("session", "6") == 0
 
 
+def test_a_host_whose_clock_was_in_the_future_learns_no_longer_for_it() -> None:
+    scoring, stream = Scoring(), Stream()
+    scoring.feed(stream.call(10_000 * DAY, argv=["id"]))
+    weeks(scoring, stream, days=9)
+    scoring.feed(stream.call(9 * DAY, argv=["new"], exe="/bin/new", ses=5))
+    assert scoring.score("session", "5") == 1
+
+
 def test_what_was_seen_is_bounded_and_each_host_learns_for_itself() -> None:
     seen = FirstSeen(ScoreSettings(max_pairs=10))
     for at in range(1_000):
-        seen.meet("program", ("o", b""), at, b"u", b"%d" % at)
+        seen.meet("program", seen.number_of(("o", b""), at), at, b"u", b"%d" % at)
     assert len(seen) == 10
     assert seen.evicted == 990
     for at in range(10_000):
-        seen.meet("program", ("o", b"%d" % at), at, b"u", b"x" * 500)
+        seen.meet("program", seen.number_of(("o", b"%d" % at), at), at, b"u", b"x" * 500)
     assert len(seen.hosts) == len(seen.groups["program"]) == 4_096
     assert max(map(len, seen.pairs["program"])) <= 64
-    assert not seen.meet("program", ("o", b"new"), 10 * DAY * 1000, b"u", b"y")
+    late = 10 * DAY * 1000
+    assert not any(
+        seen.meet("program", seen.number_of(("o", b"new"), late), late, b"u", b"%d" % at) for at in range(99)
+    )
 
 
 # ---- trees ----
 
 
 def test_trees_from_the_starts_of_programs() -> None:
-    trees, host = Trees(), ("o", b"")
+    trees, host = Trees(), 1
     trees.start(host, 100, 1, 0, b"/usr/sbin/sshd", None)
     trees.start(host, 200, 100, 1, b"/bin/bash", None)
     assert trees.start(host, 201, 200, 2, b"/bin/ls", None) == b"/bin/bash"
@@ -243,7 +254,7 @@ def test_trees_from_the_starts_of_programs() -> None:
     assert [trees.of(host, pid, None, 5, None) for pid in (201, 301, 303)] == [(200, 1), (300, 1), (300, 1)]
     assert trees.of(host, 999, 301, 5, None) == (300, 1)
     assert trees.of(host, 999, 998, 5, None) is None
-    assert trees.of(("o", b"other"), 301, 300, 5, None) is None
+    assert trees.of(2, 301, 300, 5, None) is None
     assert trees.of(host, 301, 300, 10 * DAY * 1000, None) is None
 
 
@@ -252,7 +263,7 @@ def process(pid: int, parent: int | None, exe: str) -> Process:
 
 
 def test_a_tree_goes_on_where_the_chain_of_parents_has_ended() -> None:
-    trees, host = Trees(), ("o", b"")
+    trees, host = Trees(), 1
     chain = [process(300, 1, "/usr/sbin/apache2"), process(1, 0, "/usr/lib/systemd/systemd")]
     for pid in range(301, 400):
         context = Enrichment(process(pid, pid - 1, "/bin/sh"), parents=tuple(chain[:16]))
@@ -268,7 +279,7 @@ def test_a_tree_goes_on_where_the_chain_of_parents_has_ended() -> None:
 def test_trees_are_bounded() -> None:
     trees = Trees(max_processes=50)
     for pid in range(2, 1_000):
-        trees.start(("o", b""), pid, 1, 0, b"/x" * 5_000, None)
+        trees.start(1, pid, 1, 0, b"/x" * 5_000, None)
     assert len(trees) == 50
     assert trees.evicted == 948
     assert is_spawner(b"/usr/sbin/sshd")
@@ -289,6 +300,7 @@ def busy() -> Scoring:
         stream.call(8 * DAY, argv=["late"], exe="/bin/late\udcff\U0001f600", ses=5, auid=1000),
     )
     scoring.scores.hold(EntityId("address", "netlink", "", "192.0.2.7"), 1_800_000_000)
+    scoring.scores.hold(EntityId("address", "netlink", "", "192.0.2.8"), float("inf"))
     return scoring
 
 
@@ -354,6 +366,15 @@ def test_another_version_is_refused() -> None:
     given_ = msgpack.unpackb(busy().scores.save(), unicode_errors="surrogatepass")
     with pytest.raises(ParseError, match="version 2"):
         Scores().restore(msgpack.packb(given_ | {"version": 2}, unicode_errors="surrogatepass"))
+
+
+@pytest.mark.parametrize("place", [2, 3])
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf"), -1, 1e300, True, "8", None])
+def test_a_score_is_a_number_that_can_be_one(place: int, wrong: object) -> None:
+    kept = msgpack.unpackb(busy().scores.save(), unicode_errors="surrogatepass")
+    kept["entities"][0][place] = wrong
+    with pytest.raises(ParseError, match="a score expected"):
+        Scores().restore(msgpack.packb(kept, unicode_errors="surrogatepass"))
 
 
 KEPT = busy().scores.save()

@@ -295,6 +295,8 @@ TARGETS: Final[dict[str, Callable[[bytes], None]]] = {
     "wire-rmw-client": wire.rmw_client,
     "detect-form": detect.written_form,
     "detect-events": detect.on_events(stream),
+    "detect-scores": detect.on_scores(stream),
+    "detect-kept-scores": detect.kept_scores,
     **{f"shape-{name}": _shape(name) for name in SHAPES},
     **{f"shape-{name}-{version}": _shape(name, version) for name in SHAPES for version in SHAPES[name][1:]},
 }

@@ -6,6 +6,8 @@ import os
 import re
 import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -150,15 +152,21 @@ async def test_a_sender_that_is_younger_than_its_record_is_another_one(tmp_path:
     assert (result.reason, "gone" in result.text) == ("sender", True)
 
 
+@contextmanager
+def zombie() -> Iterator[int]:
+    with subprocess.Popen(["/bin/true"]) as child:
+        assert becomes(child.pid, "Z")
+        yield child.pid
+
+
 @needs("root")
 async def test_a_sender_that_has_ended_has_a_witness(tmp_path: Path) -> None:
     """sshd's process of one connection ends some milliseconds after it has told of a wrong password: zombie or gone."""
     me = find(os.getpid())
     assert me is not None
     mine = Process(me.pid, me.start)
-    with subprocess.Popen(["/bin/true"]) as child:
-        becomes(child.pid, "Z")
-        for pid in (child.pid, 4194304):
+    with zombie() as dead:
+        for pid in (dead, 4194304):
             asked = request(Kind.BLOCK, TARGET, record_type=1112, head=f"pid={pid} uid=0 auid=0 ses=1 ".encode())
             gone = await _asked(tmp_path / f"{pid}a", conf(), asked, outside=True)
             assert (gone.reason, "is gone" in gone.text) == ("sender", True)

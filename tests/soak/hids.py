@@ -153,9 +153,8 @@ class Attacker:
         )
         lines = [
             b"%btype=SYSCALL msg=%b arch=c000003e syscall=%d success=yes exit=0 a0=%x a1=0 a2=0 a3=0 items=2 ppid=%d "
-            b"pid=%d auid=%d uid=%d gid=0 euid=0 suid=0 fsuid=0 egid=0 sgid=0 fsgid=0 tty=(none) ses=%d "
-            b'comm=%b exe="%b" '
-            b"key=%b\n"
+            b"pid=%d auid=%d uid=%d gid=0 euid=0 suid=0 fsuid=0 egid=0 sgid=0 fsgid=0 tty=(none) ses=%d comm=%b "
+            b'exe="%b" key=%b\n'
             % (
                 node,
                 head,
@@ -238,7 +237,7 @@ def hids(_: Path, seed: int, count: int) -> Result:
     if warm:
         result.check(max(warm) - warm[0] <= GROWTH_KIB, f"memory grew from {warm[0]:,} to {max(warm):,} KiB")
     result.figures |= {
-        "events": f"{seen:,}",
+        "events fed": f"{seen:,}",
         "findings": f"{findings:,}",
         "scores that reached a threshold": f"{reached:,}",
         "events per CPU second, matched and scored": f"{seen / max(spent, 0.001):,.0f}",
