@@ -27,6 +27,8 @@ import attrs
 from tests.e2e.daemons import listening
 from tests.e2e.stream import PATIENCE, WORK_AUID, wait_for
 
+NEEDED: Final = ("ip", "sshd", "ssh", "curl", "pkill", "perl", "openssl")
+"""Of `tests.needs`, beside root."""
 HOST: Final = "198.51.100.1"
 """The host that is attacked, in its network namespace (RFC 5737: an address of nobody)."""
 FAR: Final = tuple(f"198.51.100.{number}" for number in range(2, 64))

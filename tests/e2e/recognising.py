@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
+
+import attrs
 
 from audisp.detect.correlate import Finding
 from audisp.detect.detector import Detector
@@ -13,6 +16,7 @@ from audisp.hids.load import translate
 from audisp.parse.assemble import Assembler
 from audisp.parse.record import RecordReader
 from audisp.record import Block
+from tests.e2e.attacks import Traces
 from tests.e2e.stream import WORK_AUID, auditctl, wait_quiet
 from tests.needs import ROOT
 
@@ -20,6 +24,8 @@ SIGMA: Final = ROOT / "conf" / "sigma.d"
 RULES_D: Final = ROOT / "conf" / "rules.d"
 AUDIT_RULES: Final = RULES_D / "30-audisp-hids.rules"
 SEVERE: Final = LEVELS.index("high")
+CLOCK_TICK: Final = 0.02
+"""Seconds by which the kernel's stamp, which is a tick's, may be behind the clock."""
 OURS: Final = f" auid={WORK_AUID} ".encode()
 """How the kernel marks records of an attack."""
 
@@ -65,3 +71,55 @@ class Recogniser:
 def severe(findings: list[Finding]) -> list[Finding]:
     """Those to which somebody would react."""
     return [each for each in findings if LEVELS.index(each.heading.level) >= SEVERE]
+
+
+# ---- what of it is right ----
+
+
+@attrs.frozen
+class Expected:
+    """finding: the rule that must say it, once. holds: whether that agrees with the attack's traces. also: other severe
+    rules, which say the same by other evidence."""
+
+    finding: str
+    holds: Callable[[Finding, Traces], bool]
+    also: frozenset[str] = frozenset()
+
+
+def by_pid(finding: Finding, traces: Traces) -> bool:
+    """The process that the event names is the attacker's."""
+    return f" pid={traces.pid} ".encode() in finding.event.raw
+
+
+def by_address(finding: Finding, traces: Traces) -> bool:
+    """The group is the attacker's address."""
+    return dict(finding.group).get("addr") == traces.address.encode()
+
+
+EXPECTED: Final = {
+    "reverse_shell": Expected(
+        "Reverse shell, a shell that has connected becomes interactive",
+        by_pid,
+        frozenset({"A network tool hands its connection to a shell"}),
+    ),
+    "suid_file": Expected("A SUID file is dropped where no programs are installed", by_pid),
+    "log_wipe": Expected("A log of logins or of the system is emptied, removed or replaced", by_pid),
+    "brute_force": Expected("Many failed logins from one address", by_address),
+    "web_shell": Expected("A web server starts a shell", by_pid),
+}
+"""For each attack of `tests.e2e.attacks.ALL`."""
+
+
+def wrong_with(name: str, findings: list[Finding], traces: Traces) -> str:
+    """What is wrong with the severe findings of one attack; "" if they are what they must be."""
+    expected = EXPECTED[name]
+    titles = [each.heading.title for each in findings]
+    meant = [each for each in findings if each.heading.title == expected.finding]
+    if len(meant) != 1 or not set(titles) <= {expected.finding} | expected.also:
+        return f"{name}: found was {titles}"
+    if not expected.holds(meant[0], traces):
+        return f"{name}: of somebody else than {traces}: {meant[0].event.raw!r}"
+    stamp = meant[0].event.id
+    if stamp.seconds + stamp.millis / 1000 < traces.time - CLOCK_TICK:
+        return f"{name}: of an event before {traces.time}: {stamp}"
+    return ""

@@ -15,6 +15,7 @@ from typing import Final
 
 from tests.needs import missing
 from tests.soak import (
+    attacks,
     clocks,
     day,
     forward,
@@ -55,6 +56,7 @@ PARTS: Final[dict[str, tuple[Part, int, str]]] = {
     "steady": (steady.steady, 2_000_000, "records, and 86,400 heartbeats of each kind"),
     "hostile": (hostile.hostile, 100, "attacks of most kinds, in each of eight rounds"),
     "day": (day.day, 24, "simulated hours of assembly"),
+    "attacks": (attacks.attacks, 20, "of each of five attacks that the starter rules must see"),
     "curious": (storms.curious, 15, "clients"),
 }
 """By name: what runs, how often, and what is counted."""
