@@ -43,6 +43,7 @@ __all__ = [
     "Path",
     "PluginError",
     "PluginType",
+    "Reactor",
     "Record",
     "Reject",
     "Retry",
@@ -97,6 +98,18 @@ class Delivery:
     """Lines for the state file and `audisp status`; called from any thread, must not block."""
 
 
+@attrs.frozen(eq=False)
+class Reactor:
+    """The way to the process that carries out reactions (`reactions =` in the plugin's file; docs/reactions.md).
+
+    descriptor: of a socket of SOCK_SEQPACKET, whose packets are audisp/react/request.py's; the plugin's own, to close.
+    allowed: the kinds that reactions.conf allows, each with the levels of rules that may cause it.
+    """
+
+    descriptor: int
+    allowed: Mapping[str, tuple[str, ...]]
+
+
 class Host(Protocol):
     """What the host offers one opened plugin. All methods may be called from any thread and never block."""
 
@@ -111,6 +124,19 @@ class Host(Protocol):
     @property
     def runtime_dir(self) -> str:
         """Folder of this instance's runtime files."""
+
+    @property
+    def local(self) -> bool:
+        """Whether there are events of this host; False on a collector, where all are other hosts'."""
+
+    @property
+    def state_dir(self) -> str:
+        """Folder of this plugin alone that outlives it (mode 0700, of the user that the plugin runs as). For a plugin
+        in a process of its own this is a name that only this process understands (``/proc/self/fd/N``)."""
+
+    @property
+    def reactor(self) -> Reactor | None:
+        """None without `reactions`."""
 
     def count(self, what: str, by: int = 1) -> None:
         """Add to a counter shown in status under this plugin."""

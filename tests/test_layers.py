@@ -65,7 +65,12 @@ _plugin = Room(PURE, _pure.packages | {"pluggy"}, NETWORK)
 _config = Room(PURE | {"config", "plugin"}, frozenset({"attrs"}), NETWORK | {"subprocess", "threading", "time"})
 _shell_packages = _plugin.packages | {"trio"}
 _sources = Room(PURE | {"plugin", "config", "sources"}, _shell_packages)
-_engine = attrs.evolve(_sources, ours=_sources.ours | {"dispatch", "collector", "enrich", "search", "tls"})
+_engine = attrs.evolve(
+    _sources,
+    ours=_sources.ours | {"dispatch", "collector", "enrich", "search", "tls"},
+    # The command line of the reactor, and nothing of what it does.
+    modules=frozenset({"react.start"}),
+)
 _everything = _engine.ours | {"testing", "remote", "detect", "hids"}
 
 ROOMS: Final = {
@@ -78,8 +83,12 @@ ROOMS: Final = {
     "enrich": Room(LOW | {"event", "parse", "config", "enrich"}, frozenset({"attrs"}), NETWORK | {"subprocess"}),
     # Detection is pure; the shell around it reads rules, and is the only one to know pySigma, in a child.
     "detect": attrs.evolve(_pure, ours=PURE | {"detect"}, packages=_pure.packages | {"re2", "ahocorasick_rs"}),
+    # What the reactor is asked for, and what is known of an event's process, are the only words of other rooms.
     "hids": attrs.evolve(
-        _sources, ours=_sources.ours | {"detect", "hids"}, packages=_shell_packages | {"sigma", "yaml"}
+        _sources,
+        ours=_sources.ours | {"detect", "hids"},
+        packages=_shell_packages | {"sigma", "yaml"},
+        modules=frozenset({"react.request", "react.head", "enrich.facts"}),
     ),
     "tls": attrs.evolve(_sources, ours=PURE | {"config", "tls"}, packages=_shell_packages),
     "dispatch": _engine,

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Final
 
+from audisp.cli.hids_alerts import add_alerts
 from audisp.cli.hids_reactions import add_reactions
 
 EXIT_USAGE: Final = 2
@@ -41,6 +42,17 @@ def add_hids(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         action="store_false",
         help="ask every rule of every record of its type; finds the same, slowly",
     )
+    each.add_argument(
+        "--scores",
+        action="store_true",
+        help="say as well which address, account, session or process tree reached its threshold, and why",
+    )
+    each.add_argument(
+        "--ids-conf",
+        type=Path,
+        metavar="FILE",
+        help="weights and thresholds of logins and sessions from upstream's ids.conf; with --scores, which it implies",
+    )
     each = actions.add_parser(
         "check",
         help="say which rules can be used, and what they need",
@@ -56,6 +68,7 @@ def add_hids(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         metavar="FILE",
         help="compare with this file of auditctl's lines; by default with what the kernel has loaded",
     )
+    add_alerts(actions)
     add_reactions(actions)
 
 
@@ -76,13 +89,25 @@ def hids(given: argparse.Namespace) -> int:
         from audisp.cli.hids_reactions import reactions
 
         return reactions(given)
+    if given.action == "alerts":
+        from audisp.cli.hids_alerts import alerts
+
+        return alerts(given)
     from audisp.hids.load import require_extra
 
     require_extra()
     if given.action == "test":
         from audisp.cli.hids_test import test
 
-        return test(given.files, given.rules, as_json=given.json, timing=given.timing, prefilter=given.prefilter)
+        return test(
+            given.files,
+            given.rules,
+            as_json=given.json,
+            timing=given.timing,
+            prefilter=given.prefilter,
+            scoring=given.scores,
+            ids_conf=given.ids_conf,
+        )
     from audisp.cli.hids_check import check
 
     return check(given.rules, given.audit_rules, as_json=given.json)

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import gc
-import json
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from audisp.cli.cat import COLLECT, TROUBLE, Catting, Sink, complain, pieces, standard_output
+from audisp.cli.hids_scores import scored_line, scored_object, scores_of
 from audisp.detect.correlate import Finding
 from audisp.detect.detector import Detector
-from audisp.event import Batch, Event
+from audisp.detect.scores import Scores
+from audisp.detect.standing import Scored
+from audisp.event import Batch
 from audisp.hids.load import load
+from audisp.hids.told import as_line, as_object
 from audisp.parse.form import terminal_safe
 from audisp.shapes.raw import Raw
 from audisp.shapes.shape import ShapeSettings
@@ -28,21 +31,39 @@ MICRO: Final = 1_000
 class Replay:
     """What stands at the end of the way that `audisp cat` takes: events go in, findings are written."""
 
-    def __init__(self, detector: Detector, put: Callable[[Finding], None]) -> None:
-        self.detector = detector
+    def __init__(
+        self,
+        detector: Detector,
+        put: Callable[[Finding], None],
+        scores: Scores | None = None,
+        put_scored: Callable[[Scored], None] | None = None,
+    ) -> None:
+        self.detector, self.scores = detector, scores
         self.findings = 0
-        self._put = put
+        self._put, self._put_scored = put, put_scored
 
     def take(self, batch: Batch) -> None:
         """A batch. Nothing is left of it for who comes after (`Catting`'s `pick`)."""
-        for each in self.detector.detect(batch):
+        findings = self.detector.detect(batch)
+        for each in findings:
             self.findings += 1
             self._put(each)
+        if self.scores is not None:
+            for scored in self.scores.feed(batch, findings, self.detector.scan):
+                if self._put_scored is not None:
+                    self._put_scored(scored)
 
 
-def replay(files: list[str], detector: Detector, put: Callable[[Finding], None]) -> tuple[int, int]:
-    """Read the files ("-": standard input); exit status, and how many findings there were."""
-    replaying = Replay(detector, put)
+def replay(
+    files: list[str],
+    detector: Detector,
+    put: Callable[[Finding], None],
+    scores: Scores | None = None,
+    put_scored: Callable[[Scored], None] | None = None,
+) -> tuple[int, int]:
+    """Read the files ("-": standard input); exit status, and how many findings there were. scores: what they add up to,
+    if anybody wants to know; put_scored gets what reached its threshold."""
+    replaying = Replay(detector, put, scores, put_scored)
     catting = Catting(Raw(ShapeSettings()), _nothing, replaying.take)
     status = OK
     for name in files:
@@ -63,13 +84,23 @@ def _nothing(_: bytes) -> None:
     """Nothing is left to be written."""
 
 
-def test(files: list[str], rules: list[Path], *, as_json: bool, timing: bool, prefilter: bool) -> int:
-    """Write what is found; returns the exit status. Raises ConfigError for rules that cannot be read, and
-    BrokenPipeError."""
+def test(
+    files: list[str],
+    rules: list[Path],
+    *,
+    as_json: bool,
+    timing: bool,
+    prefilter: bool,
+    scoring: bool,
+    ids_conf: Path | None,
+) -> int:
+    """Write what is found; returns the exit status. scoring: with scores; an ids_conf implies it. Raises
+    ConfigError for rules or an ids.conf that cannot be read, and BrokenPipeError."""
     gc.set_threshold(*COLLECT)
+    scores = scores_of(ids_conf) if scoring or ids_conf is not None else None
     loaded = load(rules)
     clock = time.perf_counter_ns if timing else None
-    detector = Detector(loaded, prefilter=prefilter, clock=clock)
+    detector = Detector(loaded, prefilter=prefilter, clock=clock, watched=() if scores is None else scores.watched)
     refused = len(loaded.refused) + len(detector.matcher.refused)
     if refused:
         print(f"audisp hids test: {refused} rules are not used; audisp hids check says why", file=sys.stderr)
@@ -78,7 +109,14 @@ def test(files: list[str], rules: list[Path], *, as_json: bool, timing: bool, pr
         return TROUBLE
     sink = Sink(standard_output())
     write = as_object if as_json else as_line
-    status, findings = replay(files, detector, lambda finding: sink.write(write(finding)))
+    write_scored = scored_object if as_json else scored_line
+    status, findings = replay(
+        files,
+        detector,
+        lambda finding: sink.write(write(finding)),
+        scores,
+        lambda scored: sink.write(write_scored(scored)),
+    )
     if timing:
         print(timing_table(detector), file=sys.stderr)
     if not as_json:
@@ -87,52 +125,9 @@ def test(files: list[str], rules: list[Path], *, as_json: bool, timing: bool, pr
             f"audisp hids test: {findings:,} findings in {matcher.events:,} events, {len(matcher.rules)} rules",
             file=sys.stderr,
         )
+        if scores is not None:
+            print(f"audisp hids test: {scores.counts.fired:,} times a score reached its threshold", file=sys.stderr)
     return status
-
-
-def described(finding: Finding) -> dict[str, Any]:
-    """A finding as an object for JSON: `docs/hids.md` names the keys."""
-    event, heading = finding.event, finding.heading
-    id_ = event.id
-    found: dict[str, Any] = {
-        "rule_id": heading.id,
-        "title": heading.title,
-        "level": heading.level,
-        "serial": id_.serial,
-        "node": id_.node,
-        "time": when(event),
-        "event": str(id_),
-        "view": finding.view,
-        "tags": list(heading.tags),
-        "rule": heading.where,
-    }
-    if heading.author:
-        found["author"] = heading.author
-    if finding.evidence:
-        found["group"] = {name: value.decode("utf-8", "backslashreplace") for name, value in finding.group}
-        found["evidence"] = [{"rule_id": each.rule, "event": each.id, "node": each.node} for each in finding.evidence]
-    return found
-
-
-def when(event: Event) -> str:
-    """The event's stamp in UTC, as ``2026-01-31T12:00:00.000Z``."""
-    return event.time.strftime("%Y-%m-%dT%H:%M:%S.") + f"{event.id.millis:03d}Z"
-
-
-def as_object(finding: Finding) -> bytes:
-    """A line of JSON. Bytes that are no UTF-8 are escaped as ``\\udcXX``."""
-    return json.dumps(described(finding)).encode() + b"\n"
-
-
-def as_line(finding: Finding) -> bytes:
-    """A line for people, in which nothing steers a terminal."""
-    heading, node = finding.heading, finding.event.node
-    group = "".join(f" {name}={value.decode('utf-8', 'backslashreplace')}" for name, value in finding.group)
-    line = (
-        f"{when(finding.event)}{' ' + node if node else ''} {heading.level} {heading.title} "
-        f"[{heading.id}] {finding.view} {finding.event.id}{group}"
-    )
-    return terminal_safe(line.encode("utf-8", "surrogateescape")).encode("utf-8", "backslashreplace") + b"\n"
 
 
 def timing_table(detector: Detector) -> str:
@@ -151,4 +146,4 @@ def timing_table(detector: Detector) -> str:
     return "\n".join(lines)
 
 
-__all__ = ["Replay", "as_line", "as_object", "described", "replay", "test"]
+__all__ = ["Replay", "replay", "test"]

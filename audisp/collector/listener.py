@@ -29,6 +29,7 @@ from audisp.collector.store_frames import address_identity, authenticated
 from audisp.config.collector import ListenConf
 from audisp.config.network import Endpoint
 from audisp.errors import ConfigError, RemoteProtocolError
+from audisp.sources.contract import is_local_name
 from audisp.tls.context import ServerContext
 from audisp.tls.failures import LocalTLSError, TLSError
 from audisp.tls.keyring import KeyFiles, KeyRing, Verdict
@@ -237,6 +238,8 @@ class Listener:
             identity = session.host.decode("ascii")
             if not authenticated(identity):
                 raise NotAdmitted("invalid-identity", f"{identity} would be taken for a sender without a key")
+            if is_local_name(identity):
+                raise NotAdmitted("invalid-identity", f"{identity} is what a source of this host is called")
             await self._session(identity, stream, connection)
         except TLSError as error:
             self._refused(connection, error.reason, str(error))

@@ -172,7 +172,14 @@ class Reader:
         return None if self._durable is None else self._durable()
 
     def _limit(self, place: _Place, durable: tuple[int, int] | None) -> int:
-        if durable is None or place.number < durable[0] or durable == (0, 0):
+        if durable == (0, 0):
+            size = place.size()
+            # The first segment may have been begun since we asked: then what was written to it need not be on disk. If
+            # none has by now, the size was that of one that is not written to.
+            durable = self._on_disk()
+            if durable == (0, 0):
+                return size
+        if durable is None or place.number < durable[0]:
             return place.size()
         # One that was begun since is read when it is known how much of it is on disk.
         return durable[1] if place.number == durable[0] else 0

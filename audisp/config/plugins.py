@@ -79,6 +79,17 @@ def _user(words: tuple[str, ...]) -> str:
     return word
 
 
+def _absolute(words: tuple[str, ...]) -> str:
+    path = one(words)
+    if not path.startswith("/"):
+        raise ValueError(f"{shown(path)} must be absolute")
+    return path
+
+
+def _is_root(user: str) -> bool:
+    return user == "0" or (not user.isdigit() and pwd.getpwnam(user).pw_uid == 0)
+
+
 def _filter(text: str) -> None:
     try:
         compile_filter(text)
@@ -128,6 +139,8 @@ class HostKeys:
     """process: a plugin of Python's in a process of its own. A child program has one anyway."""
     actions: tuple[str, ...] | None = key(None, read=_actions)
     """What an isolated plugin may have the dispatcher do; None: dispatch/far.py, ACTIONS."""
+    reactions: str | None = key(None, read=_absolute)
+    """reactions.conf: the plugin may ask the reactor, which is started with this file, for what it allows."""
     user: str | None = key(None, read=_user)
     capabilities: tuple[str, ...] | None = key(None, read=capabilities)
     nice: int | None = key(None, min=-20, max=19)
@@ -338,6 +351,8 @@ def _assemble(
     host, wrong = build(HostKeys, [each for each in settings if each.key in HOST_KEYS], path)
     errors += wrong
     rest = [each for each in settings if each.key not in (*claimed, *HOST_KEYS, "plugin")]
+    if not inside and "reactions" in last:
+        errors.append(located(last["reactions"], "is for a plugin of Python's with isolation = process", path))
     entry: str | None = None
     builtin = upstream is not None and (upstream.path or "").lower().startswith("builtin_")
     if plugin is not None and inside:
@@ -389,7 +404,11 @@ def _of_a_process(last: dict[str, Setting], host: HostKeys | None, path: Path, n
         return errors
     if host.isolation == "none":
         needs = "is for a process of its own: a child program (path =), or isolation = process"
-        return errors + [located(last[each], needs, path) for each in (*_FOR_CHILDREN, "actions") if each in last]
+        for_it = (*_FOR_CHILDREN, "actions", "reactions")
+        return errors + [located(last[each], needs, path) for each in for_it if each in last]
+    if host.reactions is not None and os.geteuid() == 0 and (host.user is None or _is_root(host.user)):
+        # It reads what attackers write; that it may not act by itself is what the reactor is there for.
+        errors.append(located(last["reactions"], "needs user = somebody who is not root", path))
     if host.memory_max is not None and host.memory_max < LEAST_MEMORY:
         errors.append(located(last["memory_max"], f"is below what Python takes: {LEAST_MEMORY >> 20}M", path))
     if host.user is None and os.geteuid() == 0:
@@ -448,9 +467,11 @@ def _check_code(file: str, setting: Setting | None, path: Path) -> None:
 def _fingerprint(digest: hashlib._Hash, conf: PluginConf) -> bytes:
     """Hash of both files' content and of which program, or file of code, stands behind them right now."""
     program = conf.command[0] if conf.command else conf.plugin if conf.plugin and conf.plugin.startswith("/") else None
-    if program is not None:
+    for file in (program, conf.reactions):
+        if file is None:
+            continue
         try:
-            found = os.stat(program)
+            found = os.stat(file)
         except OSError:
             digest.update(b"gone")
         else:

@@ -172,6 +172,8 @@ class ReactionsConf:
     """After which undo_command runs."""
     max_age: int = key(MAX_AGE, min=1, max=MAX_AGE)
 
+    network_namespace: str | None = key(None, read=_path)
+    """The network namespace (a file as /run/netns/NAME) whose addresses are blocked; None: the one it is started in."""
     per_target: int = key(3, min=1, max=MAX_PER_HOUR)
     per_hour: int = key(20, min=1, max=MAX_PER_HOUR)
     """Acts of all kinds but notify. One more trips the breaker."""

@@ -156,6 +156,10 @@ class Correlator:
         named = tuple(zip(rule.group_by, key[1], strict=True))
         return Finding(rule.heading, hit.event, rule.kind, hit, named, done[-MAX_EVIDENCE:])
 
+    def __len__(self) -> int:
+        """Groups remembered."""
+        return len(self._groups)
+
     def _group(self, key: tuple[int, tuple[bytes, ...]], stamp: int) -> _Group:
         for _ in range(SPENT):
             oldest = next(iter(self._groups), None)

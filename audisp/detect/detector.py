@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from audisp.detect.correlate import Correlator, Finding
 from audisp.detect.form import RuleSet
 from audisp.detect.matcher import Hit, Matcher
+from audisp.detect.prefilter import Scan
 from audisp.detect.views import Parents
 from audisp.event import Batch
 
@@ -19,13 +20,23 @@ class Detector:
         rules: RuleSet,
         *,
         parents: Parents | None = None,
+        told: Parents | None = None,
         prefilter: bool = True,
         clock: Callable[[], int] | None = None,
+        watched: Sequence[tuple[bytes, int]] = (),
     ) -> None:
+        """watched: `Scores.watched`, if there are scores; they want `scan` then."""
         self.rules = rules
-        self.matcher = Matcher(rules.rules, parents=parents, prefilter=prefilter, clock=clock)
+        self.matcher = Matcher(
+            rules.rules, parents=parents, told=told, prefilter=prefilter, clock=clock, watched=watched
+        )
         self.correlator = Correlator(rules.correlations)
         self._silent = {each.heading.id for each in rules.correlations if each.silent}
+
+    @property
+    def scan(self) -> Scan | None:
+        """Of the last batch."""
+        return self.matcher.scan
 
     def detect(self, batch: Batch) -> list[Finding]:
         """What is recognised in a batch, in order of its events."""

@@ -17,7 +17,7 @@ from audisp.detect.fields import judge
 from audisp.detect.form import Rule
 from audisp.detect.literals import types_of
 from audisp.detect.parents import RecordedParents
-from audisp.detect.prefilter import Prefilter, fields_of
+from audisp.detect.prefilter import Prefilter, Scan, fields_of
 from audisp.detect.views import ConnectionView, EventViews, FileView, Parent, Parents, ProcessView, RecordView, nobody
 from audisp.errors import ParseError
 from audisp.event import NO_STAMP, Batch, Event, runs
@@ -65,8 +65,16 @@ def compile_rules(rules: Sequence[Rule]) -> tuple[list[Compiled], list[tuple[Rul
     return ready, refused
 
 
+def first_known(told: Parents | None, otherwise: Parents) -> Parents:
+    """Ask the first, and where it does not know, the other."""
+    if told is None:
+        return otherwise
+    return lambda event: told(event) or otherwise(event)
+
+
 class Matcher:
-    """Not thread-safe. parents: who started a process; None: as the stream itself tells (`RecordedParents`).
+    """Not thread-safe. parents: who started a process; None: as the stream itself tells (`RecordedParents`). told: who
+    is asked before the stream is, and may not know.
 
     prefilter: False to ask every rule of every view of its type. clock: what to measure each rule with, in any unit.
     """
@@ -76,14 +84,18 @@ class Matcher:
         rules: Sequence[Rule],
         *,
         parents: Parents | None = None,
+        told: Parents | None = None,
         prefilter: bool = True,
         clock: Callable[[], int] | None = None,
+        watched: Sequence[tuple[bytes, int]] = (),
     ) -> None:
         self.never = [each for each in rules if judge(each).never]
         """Rules that can never be true (`audisp.detect.fields`); they are not asked."""
         never = set(map(id, self.never))
         self.rules, self.refused = compile_rules([each for each in rules if id(each) not in never])
-        self.prefilter = Prefilter([each.rule for each in self.rules])
+        self.prefilter = Prefilter([each.rule for each in self.rules], watched=watched)
+        self.scan: Scan | None = None
+        """Of the last batch, for who else wants to know what is in it."""
         self.events = 0
         """Seen."""
         self.looked_at = 0
@@ -93,12 +105,13 @@ class Matcher:
         wanted = any(not fields_of(each.rule.condition).isdisjoint(PARENT_FIELDS) for each in self.rules)
         self.recorded = RecordedParents() if parents is None and wanted else None
         """The programs of the stream, if these are what tells who started whom."""
-        self._parents = parents or (nobody if self.recorded is None else self.recorded.of)
+        self._told = told
+        self._parents = first_known(told, parents or (nobody if self.recorded is None else self.recorded.of))
 
     def match(self, batch: Batch) -> list[Hit]:
         """The findings of a batch, in order of its events, of one event in order of the rules."""
         runs_ = batch.found or runs(batch.data)
-        scan = self.prefilter.scan(batch.data, runs_)
+        scan = self.scan = self.prefilter.scan(batch.data, runs_)
         self.events += len(runs_)
         hits: list[Hit] = []
         recorded = self.recorded
@@ -117,6 +130,8 @@ class Matcher:
             parent: Parent | None = None
             if recorded is not None and at in started:
                 parent, start = recorded.meet(runs_[at], asked=bool(asking))
+                if asking and self._told is not None:
+                    parent = self._told(events[at]) or parent
             elif asking:
                 parent = self._parents(events[at])
             if parent is not None:

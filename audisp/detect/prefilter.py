@@ -47,6 +47,8 @@ class Scan:
     found: Found
     starts: list[int]
     children: Found
+    watched: Found | None
+    """Bits of the texts of `Prefilter.watched`, by position; None if there are none."""
     images: dict[int, bytes]
     """Programs' files in lower case, where they are seen without taking the event apart."""
 
@@ -81,7 +83,8 @@ def encoded_fields(rules: Sequence[Rule]) -> frozenset[str]:
 class Prefilter:
     """For a sequence of rules; rules are named by their places in it, and sets of rules are the bits of a number."""
 
-    def __init__(self, rules: Sequence[Rule]) -> None:
+    def __init__(self, rules: Sequence[Rule], *, watched: Sequence[tuple[bytes, int]] = ()) -> None:
+        """watched: texts in lower case that somebody else looks for, each with his bits."""
         places: dict[bytes, int] = {}
         self.always = 0
         """Rules that may be true of anything."""
@@ -132,7 +135,8 @@ class Prefilter:
         self._told, self._marks = len(places), len(places) + len(told)
         self.needles = len(places)
         """Texts that are looked for, of all rules."""
-        texts = [*places, *(text for text, _ in told), *marks]
+        self._theirs, self._bits = self._marks + len(marks), [bits for _, bits in watched]
+        texts = [*places, *(text for text, _ in told), *marks, *(text for text, _ in watched)]
         # Twice as fast as the automaton that the library would choose for so many.
         self._automaton = BytesAhoCorasick(texts, implementation=Implementation.DFA)
 
@@ -141,14 +145,15 @@ class Prefilter:
         ends = list(accumulate([len(run[0]) for run in runs]))
         found: Found = {}
         kinds: Found = {}
+        watched: Found = {}
         side = _Side()
         low = data.lower()
-        self._search(low, ends, None, found, kinds, side)
+        self._search(low, ends, None, found, kinds, watched, side)
         starts = _arguments(low, ends, side)
         if side.texts:
             # Their own text is not looked through for what is encoded: nothing is encoded twice.
             beside = b"".join(side.texts).lower()
-            self._search(beside, list(accumulate(map(len, side.texts))), side.events, found, kinds, None)
+            self._search(beside, list(accumulate(map(len, side.texts))), side.events, found, kinds, None, None)
         for at in starts:
             kinds[at] = kinds.get(at, 0) | self._started
         images, out = self._images, {}
@@ -178,7 +183,7 @@ class Prefilter:
         for at, texts in found.items():
             if texts & free:
                 out[at] = texts & free
-        return Scan(out, starts, children, seen)
+        return Scan(out, starts, children, watched if self._bits else None, seen)
 
     def _search(
         self,
@@ -187,11 +192,12 @@ class Prefilter:
         events: list[int] | None,
         found: Found,
         kinds: Found,
+        watched: Found | None,
         side: _Side | None,
     ) -> None:
         """events: by position of a part, which event it is of; None: the parts are the events. side: where to put what
         is found to be encoded."""
-        told, marks, rules = self._told, self._marks, self._rules
+        told, marks, theirs, rules = self._told, self._marks, self._theirs, self._rules
         event = at = first = last = 0
         for needle, start, end in self._automaton.find_matches_as_indexes(low, overlapping=True):
             # Matches come in order of their ends, so most are in the same event as the one before.
@@ -203,6 +209,9 @@ class Prefilter:
                 found[event] = found.get(event, 0) | rules[needle]
             elif needle < marks:
                 kinds[event] = kinds.get(event, 0) | rules[needle]
+            elif needle >= theirs:
+                if watched is not None:
+                    watched[event] = watched.get(event, 0) | self._bits[needle - theirs]
             elif side is not None:
                 digits = _DIGITS.match(low, end - 1)
                 if digits is not None and not len(digits[0]) & 1:

@@ -21,6 +21,7 @@ import trio
 
 from audisp.config.grammar import ConfigErrors
 from audisp.config.plugins import PluginConf
+from audisp.dispatch.handed import Handed, hand
 from audisp.dispatch.host import PluginHost
 from audisp.dispatch.inprocess import CLOSE_GRACE
 from audisp.dispatch.inside import ASK_STACK
@@ -265,8 +266,25 @@ class Far:
             for each in conf.settings
         )
         owner, runtime_dir = (False, "") if host is None else (host.owner, host.runtime_dir)
-        order = wire.Start(conf.plugin or "", conf.name, str(conf.path), words, owner, runtime_dir, check)
-        await self._send(wire.encode(order))
+        handed = Handed()
+        if host is not None and host.state is not None and not check:
+            handed = hand(conf, host.state, self.say, collector=host.collector)
+        order = wire.Start(
+            conf.plugin or "",
+            conf.name,
+            str(conf.path),
+            words,
+            owner,
+            runtime_dir,
+            check,
+            host is None or host.local,
+            handed.names,
+            handed.reactions,
+        )
+        try:
+            await self._send(wire.encode(order), handed=handed)
+        finally:
+            handed.close()
         await self.answer.wait()
         if self.refused is not None:
             raise _refused(self.refused)
@@ -355,12 +373,14 @@ class Far:
         elif before is None and self.launched.ended is not None and not self.launched.ended.clean:
             raise Elsewhere(self.problem or "failed")
 
-    async def _send(self, head: bytes, payload: bytes = b"") -> None:
+    async def _send(self, head: bytes, payload: bytes = b"", *, handed: Handed | None = None) -> None:
         """All of it, unless the process has closed its end: then its death is near, and told by `live`."""
         parts = [memoryview(head), memoryview(payload)] if payload else [memoryview(head)]
+        with_it = [] if handed is None else handed.message
         while parts:
             try:
-                sent = self._socket.sendmsg(parts, [], socket.MSG_NOSIGNAL)
+                sent = self._socket.sendmsg(parts, with_it, socket.MSG_NOSIGNAL)
+                with_it = []
             except BlockingIOError:
                 await trio.lowlevel.wait_writable(self._socket)
                 continue

@@ -22,9 +22,10 @@ import attrs
 import pluggy
 
 from audisp.config.files import check_folders
+from audisp.dispatch.handed import own_folder
 from audisp.dispatch.runner import FOREIGN, Say
 from audisp.errors import AudispError, PluginError
-from audisp.plugin import PROJECT, Batch, DeliverEvents, Hooks, Host, PluginType
+from audisp.plugin import PROJECT, Batch, DeliverEvents, Hooks, Host, PluginType, Reactor
 
 GROUP: Final = "audisp.plugins"
 """Entry point group in which a package names its plugins."""
@@ -147,10 +148,31 @@ class PluginHost:
     action: Callable[[str, str, str | None], None]
     clock: Callable[[], float]
     """Seconds, monotonic; called from any thread."""
+    state: Path | None = None
+    """The dispatcher's own state folder, below which the plugin's is."""
+    collector: bool = False
+    """All events are other hosts'."""
     counters: dict[str, int] = attrs.field(factory=dict)
     _lock: threading.Lock = attrs.field(factory=threading.Lock)
     _second: float = 0.0
     _left: int = 0
+
+    @property
+    def local(self) -> bool:
+        """See Host."""
+        return not self.collector
+
+    @property
+    def state_dir(self) -> str:
+        """See Host. Raises PluginError."""
+        if self.state is None:
+            raise PluginError("there is no state folder")
+        return own_folder(self.state, self.name)
+
+    @property
+    def reactor(self) -> Reactor | None:
+        """See Host: only a plugin that has a process of its own, and no rights, has one."""
+        return None
 
     def count(self, what: str, by: int = 1) -> None:
         """Add to a counter of this plugin's."""

@@ -36,7 +36,7 @@ from audisp.enrich.packed import unpack
 from audisp.errors import AudispError, ConfigError, ParseError, RemoteProtocolError
 from audisp.event import Batch
 from audisp.parse.record import RecordReader
-from audisp.plugin import Delivery, PluginType, Reject, Retry
+from audisp.plugin import Delivery, PluginType, Reactor, Reject, Retry
 from audisp.record import Block, Place
 from audisp.wire import isolate as wire
 
@@ -56,6 +56,9 @@ class FarHost:
     owner: bool
     runtime_dir: str
     line: Line
+    local: bool = True
+    state_dir: str = ""
+    reactor: Reactor | None = None
     _lock: threading.Lock = attrs.field(factory=threading.Lock)
     _counters: dict[str, int] = attrs.field(factory=dict)
     _lines: Mapping[str, str] = attrs.field(factory=dict)
@@ -229,6 +232,17 @@ def describe(start: wire.Start) -> tuple[wire.Described | wire.Refused, PluginTy
         return wire.Refused((_fault(problem),)), None, None
 
 
+def _handed(start: wire.Start, descriptors: list[int]) -> tuple[str, Reactor | None]:
+    """The plugin's folder and the way to the reactor, of what came with the first message. RemoteProtocolError."""
+    if len(descriptors) != len(start.descriptors):
+        raise RemoteProtocolError(f"{len(descriptors)} descriptors, where {len(start.descriptors)} were announced")
+    found = dict(zip(start.descriptors, descriptors, strict=True))
+    allowed = {kind: tuple(levels) for kind, *levels in (each.split() for each in start.reactions)}
+    reactor = Reactor(found["reactor"], allowed) if "reactor" in found else None
+    # A folder that this user could not come to by its path is reached by its descriptor (proc(5), /proc/PID/fd).
+    return f"/proc/self/fd/{found['state']}" if "state" in found else "", reactor
+
+
 def _fault(error: BaseException) -> wire.Fault:
     if isinstance(error, ConfigError):
         path = None if error.path is None else str(error.path)[: wire.MAX_PATH]
@@ -286,7 +300,7 @@ def main(argv: list[str]) -> int:
     os.close(null)
     line = Line(channel)
     try:
-        received = line.receive()
+        received = line.receive_first()
         if received is None:
             return 0
         start = received[0]
@@ -296,7 +310,7 @@ def main(argv: list[str]) -> int:
         line.post(answer)
         good = type_ is not None
         if type_ is not None and not start.check:
-            host = FarHost(start.name, start.owner, start.runtime_dir, line)
+            host = FarHost(start.name, start.owner, start.runtime_dir, line, start.local, *_handed(start, received[2]))
             good = trio.run(serve, line, type_, settings, host)
     except (RemoteProtocolError, ParseError) as error:
         print(f"what the dispatcher sent cannot be read: {error}", file=sys.stderr, flush=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import threading
 from collections import deque
@@ -69,6 +70,19 @@ class Line:
         """Wait a while for what was posted to be sent."""
         with self._lock:
             self._lock.wait_for(lambda: not self._waiting, FLUSH_SECONDS)
+
+    def receive_first(self) -> tuple[wire.Down, bytes, list[int]] | None:
+        """As `receive`, with the descriptors that came along, which are closed on exec and belong to the caller."""
+        most = len(wire.DESCRIPTORS)
+        head, descriptors, _, _ = socket.recv_fds(self._socket, wire.HEAD.size, most, socket.MSG_WAITALL)
+        for each in descriptors:
+            os.set_inheritable(each, False)
+        if len(head) < wire.HEAD.size:
+            return None
+        size, length = wire.lengths(head)
+        body = self._exactly(size)
+        payload = self._exactly(length)
+        return None if body is None or payload is None else (wire.decode_down(body), payload, descriptors)
 
     def receive(self) -> tuple[wire.Down, bytes] | None:
         """The next message, with its payload; None at the end. Blocks. Raises RemoteProtocolError."""

@@ -23,6 +23,8 @@ def plugin_needs(confs: Iterable[PluginConf], need: Need) -> None:
         # Of those without `user =`, too: many, such as laurel, become another user by themselves.
         for capability in privileges.FOR_USERS:
             need(capability, "child programs and isolated plugins: end those that run as another user")
+    if any(isolated(conf) and conf.user is not None for conf in confs):
+        need("cap_chown", "isolated plugins: give each a folder of its own")
     if any(_asks(conf, "command") for conf in confs):
         need("cap_kill", "output: end its programs that run as another user")
     if any(_asks(conf, "group") for conf in confs):

@@ -218,6 +218,9 @@ class Roster:
         if isolated(conf):
             if own_log:
                 raise PluginError("isolation: auditd.conf's log is written by the dispatcher itself: take it out")
+            for each in self.entries.values():
+                if conf.reactions is not None and each.conf.reactions is not None and each.conf.name != conf.name:
+                    raise PluginError(f"reactions: plugin {each.conf.name} has the reactor, and there is one")
             return await make(conf, self.say, inherit=self.plan.options.foreground)
         type_ = load_type(conf.plugin)
         settings: Any
@@ -313,6 +316,8 @@ class Roster:
             name=conf.name,
             owner=self.plan.owner or self.plan.writes_log,
             runtime_dir=str(self.plan.own.runtime_dir),
+            state=self.plan.own.state_dir,
+            collector=self._stored,
             voice=self.say,
             emitted=lambda type_, text: self._emit(intake, type_, text),
             action=self.act,

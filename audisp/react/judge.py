@@ -20,6 +20,9 @@ from audisp.react.request import Kind, Origin, Request
 
 AHEAD: Final = 2.0
 """Seconds that an event may be ahead of our clock. Kernel and we read the same one; more is a clock set back."""
+FRESH: Final = (Origin.LIVE, Origin.NETWORK, Origin.LOCAL)
+"""Where an event may come in for what touches nothing of this host: a notice, a command with the event on its input.
+Never from a file or a spool: that is the past."""
 BORN_AFTER: Final = 1.0
 """Seconds that a process may be younger than its event, for what the two clocks are read apart."""
 
@@ -116,7 +119,7 @@ class Judge:
             raise Refused("level", f"{request.kind} is for {', '.join(levels)}, the rule is {request.level}")
         if request.keywords and request.kind is not Kind.NOTIFY:
             raise Refused("keywords")
-        wanted = (Origin.LIVE, Origin.NETWORK) if self._collector else (Origin.LIVE,)
+        wanted = FRESH if request.kind in ON_COLLECTOR else (Origin.LIVE,)
         if request.origin not in wanted:
             raise Refused("origin", f"the event came by {request.origin}")
 

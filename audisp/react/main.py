@@ -14,6 +14,7 @@ import signal
 import socket
 import stat
 import sys
+import syslog
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -65,7 +66,13 @@ CAPABILITIES: Final[Mapping[str, tuple[str, ...]]] = {
 def say(severity: str, text: str) -> None:
     """One line on standard error, which whoever started us puts into his log; nothing unprintable in it."""
     safe = "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
-    os.write(2, f"reactor: {severity}: {safe}\n".encode("utf-8", "backslashreplace"))
+    data = f"reactor: {severity}: {safe}\n".encode("utf-8", "backslashreplace")
+    try:
+        os.write(2, data)
+    except OSError:
+        # Whoever read it is dead, or stopped: what is to be undone must not wait for that, nor end with it.
+        priority = {"error": syslog.LOG_ERR, "warning": syslog.LOG_WARNING, "alert": syslog.LOG_ALERT}
+        syslog.syslog(syslog.LOG_DAEMON | priority.get(severity, syslog.LOG_NOTICE), f"audisp-reactor: {safe}")
 
 
 def means_for(conf: ReactionsConf, *, ours: tuple[int, ...] = (), collector: bool = False) -> dict[Kind, Means]:
@@ -90,9 +97,12 @@ def main(argv: list[str] | None = None) -> int:
     except (FileNotFoundError, ConfigError) as error:
         say("error", str(error) if isinstance(error, ConfigError) else f"{given.config}: is missing")
         return 2
+    if stat.S_ISFIFO(os.fstat(2).st_mode):
+        os.set_blocking(2, False)  # the pipe is ours alone: whoever started us only reads
     try:
-        if given.netns:
-            enter_network(given.netns)
+        namespace = given.netns or conf.network_namespace
+        if namespace:
+            enter_network(Path(namespace))
         if os.geteuid() == 0:
             keep(CAPABILITIES)
         for line in missing(conf):

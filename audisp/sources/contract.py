@@ -31,6 +31,13 @@ WITH_PATH: Final = ("unix", "file", "follow")
 NETWORK: Final = "network"
 """Name of the source of what other hosts send (auditd.conf: tcp_listen_port), which no file configures as a source."""
 
+
+def is_local_name(name: str) -> bool:
+    """Whether this is how a source of this host is called. No other host may be called so: whose an event is, is told
+    apart by the name, and what is done about it hangs on that (audisp/hids/asker.py)."""
+    return name in (*PLAIN, NETWORK) or name.partition(":")[0] in WITH_PATH
+
+
 SOCKET_PATH_MAX: Final = 107
 """Longest path of a unix socket in bytes: sun_path holds 108 with its NUL (unix(7))."""
 

@@ -47,6 +47,9 @@ MAX_LIST: Final = 100
 MAX_NUMBER: Final = 1 << 53
 """Largest number of either sign."""
 
+DESCRIPTORS: Final = ("state", "reactor")
+"""What may come with `Start`: the plugin's own folder; its end of the socketpair to the reactor."""
+
 Level = Literal["debug", "info", "notice", "warning", "error", "critical"]
 LEVELS: Final[tuple[str, ...]] = get_args(Level)
 Wants = Literal["blocks", "events"]
@@ -67,7 +70,13 @@ class Word:
 
 @attrs.frozen
 class Start:
-    """Load `plugin` and read its settings. path: its file in plugins.d. check: that is all; else open it, too."""
+    """Load `plugin` and read its settings. path: its file in plugins.d. check: that is all; else open it, too.
+
+    local: see `audisp.plugin.Host`.
+
+    descriptors: what the descriptors are that come with the first byte of this message, in their order; of DESCRIPTORS.
+    reactions: kinds that the reactor may do, each with its levels, separated by blanks.
+    """
 
     kind: ClassVar[int] = 1
     plugin: str
@@ -77,6 +86,9 @@ class Start:
     owner: bool
     runtime_dir: str
     check: bool
+    local: bool = True
+    descriptors: tuple[str, ...] = ()
+    reactions: tuple[str, ...] = ()
 
 
 @attrs.frozen
@@ -439,6 +451,9 @@ _DOWN: Final[Mapping[int, Any]] = {
             _flag,
             _any_text,
             _flag,
+            _flag,
+            _many(_choice(DESCRIPTORS), len(DESCRIPTORS)),
+            _many(_any_text, MAX_LIST),
         ),
     ),
     Deliver.kind: (

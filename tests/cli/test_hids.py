@@ -141,3 +141,55 @@ def test_it_is_declared() -> None:
     done = audisp("test", "--help")
     assert done.returncode == 0
     assert b"--rules DIR" in done.stdout
+
+
+LOGINS = "".join(
+    f"type=USER_LOGIN msg=audit(170000000{at}.000:{at}): pid=77 uid=0 auid=4294967295 ses=4294967295 "
+    'msg=\'op=login acct="bob" exe="/usr/sbin/sshd" hostname=? addr=::ffff:192.0.2.1 terminal=ssh res=failed\'\n'
+    for at in range(8)
+)
+
+
+def test_scores_say_what_reached_its_threshold_and_why(rules: Path, tmp_path: Path) -> None:
+    log = tmp_path / "logins.log"
+    log.write_text(LOGINS)
+    assert objects(audisp("test", log, "--rules", rules, "--json")) == []
+    done = audisp("test", log, "--rules", rules, "--json", "--scores")
+    assert done.returncode == 0
+    (found,) = objects(done)
+    assert found == {
+        "entity": "address",
+        "key": "192.0.2.1",
+        "score": 8.0,
+        "firm": 8.0,
+        "threshold": 8,
+        "sure": True,
+        "tactics": [],
+        "why": [{"event": f"170000000{at}.000:{at}", "weight": 1.0, "reason": "login failed"} for at in range(8)],
+        "serial": 7,
+        "node": "",
+        "time": "2023-11-14T22:13:27.000Z",
+        "event": "1700000007.000:7",
+    }
+    done = audisp("test", log, "--rules", rules, "--scores")
+    assert done.stdout.startswith(
+        b"2023-11-14T22:13:27.000Z score address 192.0.2.1 8.0 of 8 1700000007.000:7: login fai"
+    )
+    assert done.stderr.endswith(b"audisp hids test: 1 times a score reached its threshold\n")
+
+
+def test_the_thresholds_of_ids_conf_hold(rules: Path, tmp_path: Path) -> None:
+    log, conf = tmp_path / "logins.log", tmp_path / "ids.conf"
+    log.write_text(LOGINS)
+    conf.write_text("option_origin_failed_logins_threshold = 6\noption_bad_login_weight = 3\n")
+    conf.chmod(0o640)
+    found, account = objects(audisp("test", log, "--rules", rules, "--json", "--ids-conf", conf))
+    assert (account["entity"], account["key"], account["score"], account["sure"]) == ("account", "bob", 24.0, False)
+    assert (found["serial"], found["score"], found["threshold"]) == (1, 6.0, 6)
+    conf.write_text("option_origin_failed_logins_threshhold = 6\n")
+    done = audisp("test", log, "--rules", rules, "--ids-conf", conf)
+    assert done.returncode == 2
+    assert b"ids.conf:1: unknown key 'option_origin_failed_logins_threshhold'" in done.stderr
+    done = audisp("test", log, "--rules", rules, "--ids-conf", tmp_path / "none")
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert b"there is no such file" in done.stderr

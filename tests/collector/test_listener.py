@@ -206,9 +206,10 @@ async def test_a_replayed_frame_is_stored_once(tmp_path: Path) -> None:
         assert len(server.records()) == 3
 
 
-async def test_an_identity_that_looks_like_an_address_is_refused(tmp_path: Path) -> None:
-    async with running(tmp_path / "c", "addr:10.0.0.1 enabled") as server:
-        stream = await connect(server.port, "addr:10.0.0.1")
+@pytest.mark.parametrize("identity", ["addr:10.0.0.1", "netlink", "multicast", "follow:/var/log/audit/audit.log"])
+async def test_an_identity_that_looks_like_an_address_or_a_source_is_refused(tmp_path: Path, identity: str) -> None:
+    async with running(tmp_path / "c", f"{identity} enabled") as server:
+        stream = await connect(server.port, identity)
         async with stream:
             await rejected(stream)
         assert server.lines("invalid-identity")

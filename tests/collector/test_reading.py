@@ -164,6 +164,30 @@ def test_what_is_there_while_it_is_written(folder: Path) -> None:
         assert reader.next == store.next
 
 
+def test_a_segment_begun_while_it_is_looked_for_is_read_as_far_as_it_is_on_disk(folder: Path) -> None:
+    with Store(folder) as store:
+        asked = 0
+
+        def durable() -> tuple[int, int]:
+            nonlocal asked
+            asked += 1
+            if asked == 1:  # the first segment is begun and written to just now, and is not synced
+                assert store.append(Host("one").item(2))
+                assert store._log.tail is not None
+                store._log.tail.write(b"".join(store._group.parts))
+            return store.durable() if asked > 2 else (0, 0)
+
+        with Reader(folder, durable=durable) as reader:
+            assert reader.read() is None
+            assert asked > 2
+            tail = store._log.tail
+            assert tail is not None
+            tail.sync()
+            chunk = reader.read()
+            assert chunk is not None
+            assert chunk.block().serials() == [1, 2]
+
+
 def test_what_failed_is_not_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     host = Host("one")
     with Store(folder) as store, Reader(folder, durable=store.durable) as reader, Reader(folder) as stranger:

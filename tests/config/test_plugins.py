@@ -301,6 +301,8 @@ def test_inside_this_process(folder: Path, put: Put) -> None:
         ("plugin = stdout\nactions = halt", "actions: is for a process of its own"),
         ("plugin = stdout\nisolation = process\npath = /sbin/x", "path: is for a child program, and plugin is not"),
         ("plugin = stdout\nisolation = process\nmemory_max = 63M", "memory_max: is below what Python takes: 64M"),
+        ("plugin = stdout\nreactions = /etc/x", "reactions: is for a process of its own"),
+        ("plugin = stdout\nisolation = process\nuser = nobody\nreactions = x", "reactions: 'x' must be absolute"),
         ("plugin = /nonexistent/x.py", "t.audisp:2: plugin: /nonexistent/x.py: cannot be used: No such file"),
         ("plugin = /tmp/x.py", "/tmp: can be written by"),
         ("nothing = 1", "unknown key 'nothing'"),
@@ -430,7 +432,19 @@ def test_host_keys_refused(folder: Path, put: Put, text: str, message: str) -> N
 
 
 def test_every_host_key_has_a_case() -> None:
-    assert {field for _, field, _ in HOST} == {*HOST_KEYS, "patterns"}
+    alone = {"reactions"}  # test_reactions: only of a plugin that has a process of its own
+    assert {field for _, field, _ in HOST} == {*HOST_KEYS, "patterns"} - alone
+
+
+def test_reactions(folder: Path, put: Put, tmp_path: Path) -> None:
+    conf = tmp_path / "reactions.conf"
+    text = f"active = yes\nplugin = stdout\nisolation = process\nuser = nobody\nreactions = {conf}\n"
+    put("t.audisp", text)
+    found = one(folder)
+    assert found.reactions == str(conf)
+    # What the file says is the plugin's as well: a reload of another starts it anew.
+    conf.write_text("dry_run = yes\n")
+    assert one(folder).fingerprint != found.fingerprint
 
 
 def test_fingerprint(folder: Path, put: Put, program: Path) -> None:

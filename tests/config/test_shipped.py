@@ -16,6 +16,7 @@ from audisp.config.auditd import KEYS
 from audisp.config.collector import CollectorConf
 from audisp.dispatch.daemonize import OOM_NEVER
 from audisp.dispatch.host import load_type
+from audisp.hids.plugin import HidsSettings
 from audisp.remote.plugin import RemoteSettings
 from tests.needs import ROOT
 
@@ -69,6 +70,7 @@ def test_plugins_d(shipped: Path) -> None:
     assert [conf.name for conf in confs] == [
         "af_unix",
         "au-remote",
+        "hids",
         "local-syslog",
         "network-syslog",
         "output",
@@ -77,7 +79,7 @@ def test_plugins_d(shipped: Path) -> None:
         "syslog",
     ]
     assert not any(conf.active for conf in confs)
-    assert {conf.plugin for conf in confs} == {"af_unix", "output", "remote", "syslog", "stdout", None}
+    assert {conf.plugin for conf in confs} == {"af_unix", "hids", "output", "remote", "syslog", "stdout", None}
     assert {path.suffix for path in (shipped / "plugins.d").iterdir()} == {".conf", ".audisp"}
 
 
@@ -109,6 +111,26 @@ def test_the_plugin_remote(shipped: Path) -> None:
     settings = plugins.settings_of(found, RemoteSettings)
     assert settings == RemoteSettings(config=conf)
     assert settings.files() == [conf]
+
+
+def test_the_plugin_hids(shipped: Path) -> None:
+    """Its keys name rules and files of other programs, which have to be there; and it may not act as root."""
+    (shipped / "ids.conf").write_text("option_bad_login_weight = 2\n")
+    (shipped / "sigma.d").mkdir(exist_ok=True)
+    path = shipped / "plugins.d" / "hids.audisp"
+    text = re.sub(r"^#(\w+ = )", r"\1", path.read_text(), flags=re.M).replace("active = no", "active = yes")
+    text = re.sub(r"^rules = .* .*\n", "", text, flags=re.M).replace("/etc/audit", str(shipped))
+    path.write_text(text)
+    confs, errors = plugins.scan(shipped / "plugins.d")
+    assert errors == []
+    (found,) = [each for each in confs if each.name == "hids"]
+    assert (found.isolation, found.reactions) == ("process", str(shipped / "reactions.conf"))
+    settings = plugins.settings_of(found, HidsSettings)
+    assert settings == HidsSettings(rules=(shipped / "sigma.d",), ids_conf=shipped / "ids.conf")
+    assert {shipped / "ids.conf", shipped / "sigma.d"} <= set(settings.files())
+    path.write_text(text.replace("user = nobody\n", ""))
+    confs, errors = plugins.scan(shipped / "plugins.d")
+    assert "reactions: needs user = somebody who is not root" in str(errors[0])
 
 
 def test_the_collector_s_unit() -> None:

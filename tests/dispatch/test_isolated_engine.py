@@ -5,9 +5,7 @@ from __future__ import annotations
 import io
 import os
 import shutil
-import subprocess
 import sys
-import sysconfig
 from pathlib import Path
 
 import attrs
@@ -23,7 +21,8 @@ from tests.dispatch.test_engine import stream_of
 from tests.dispatch.test_reload import reload
 from tests.dispatch.voices import until
 from tests.dispatch.worlds import Feed, World, entry
-from tests.needs import ROOT, needs
+from tests.needs import needs
+from tests.reachable import reachable_interpreter
 
 pytestmark = needs("root")
 
@@ -207,32 +206,6 @@ def test_the_dispatcher_keeps_what_it_takes_to_end_it() -> None:
         found: list[str] = []
         plugin_needs([conf], lambda capability, _, found=found: found.append(capability))  # type: ignore[misc]
         assert found == wanted
-
-
-def reachable_interpreter(folder: Path) -> str | None:
-    """An interpreter with this package that everybody may start: ours, or one of the system's with our packages."""
-    system = Path("/usr/bin/python3")
-    version = f"{sys.version_info[0]}.{sys.version_info[1]}"
-    if not system.exists() or not os.path.realpath(system).endswith(version):
-        return None
-    subprocess.run([system, "-m", "venv", "--without-pip", "--symlinks", folder], check=True)
-    packages = folder / f"lib/python{version}/site-packages"
-    ours = Path(sysconfig.get_path("purelib"))
-    for name in (
-        "attr",
-        "attrs",
-        "trio",
-        "outcome",
-        "sniffio",
-        "sortedcontainers",
-        "idna",
-        "msgpack",
-        "pluggy",
-        "zstandard",
-    ):
-        shutil.copytree(ours / name, packages / name, ignore=shutil.ignore_patterns("tests", "_tests", "__pycache__"))
-    shutil.copytree(ROOT / "audisp", packages / "audisp", ignore=shutil.ignore_patterns("__pycache__"))
-    return str(folder / "bin/python3")
 
 
 async def test_it_runs_as_another_user(world: World, isolates: Isolates, monkeypatch: pytest.MonkeyPatch) -> None:

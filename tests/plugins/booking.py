@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Literal
 
-from audisp.plugin import Block
+from audisp.plugin import Block, Reactor
 
 Level = Literal["debug", "info", "notice", "warning", "error", "critical"]
 
@@ -21,6 +21,8 @@ class BookingHost:
         self.said: list[tuple[str, str]] = []
         self.emitted: list[tuple[int, str]] = []
         self.acts: list[tuple[str, str, str | None]] = []
+        self.has_reactor: Reactor | None = None
+        self.is_local = True
         self._lock = threading.Lock()
 
     @property
@@ -34,6 +36,18 @@ class BookingHost:
     @property
     def runtime_dir(self) -> str:
         return self._runtime_dir
+
+    @property
+    def local(self) -> bool:
+        return self.is_local
+
+    @property
+    def state_dir(self) -> str:
+        return self._runtime_dir
+
+    @property
+    def reactor(self) -> Reactor | None:
+        return self.has_reactor
 
     def count(self, what: str, by: int = 1) -> None:
         with self._lock:
