@@ -57,6 +57,7 @@ PARTS: Final[dict[str, tuple[Part, int, str]]] = {
     "hostile": (hostile.hostile, 100, "attacks of most kinds, in each of eight rounds"),
     "day": (day.day, 24, "simulated hours of assembly"),
     "attacks": (attacks.attacks, 20, "of each of five attacks that the starter rules must see"),
+    "hids": (hids.hids, 10_000_000, "events through rules and scores, hostile in every key"),
     "curious": (storms.curious, 15, "clients"),
 }
 """By name: what runs, how often, and what is counted."""
