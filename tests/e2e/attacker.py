@@ -10,7 +10,8 @@ import sys
 
 
 def listen(address: str, port: int) -> None:
-    """`ready`, and then `pid=N` as the shell says it, on standard output; until standard input ends."""
+    """`ready`, then on standard output `shell` and what it says of itself (`pid=N`), or `gone` if it was ended before
+    it could; until standard input ends."""
     with socket.create_server((address, port)) as server:
         print("ready", flush=True)
         shell, _ = server.accept()
@@ -19,14 +20,15 @@ def listen(address: str, port: int) -> None:
             shell.sendall(b"echo pid=$$\n")
             heard = b""
             while True:
-                more = shell.recv(4_096)
-                if not more:
-                    raise SystemExit("the shell has hung up")
+                try:
+                    more = shell.recv(4_096)
+                except ConnectionResetError:
+                    more = b""
                 heard += more
                 found = [line for line in heard.splitlines() if line.startswith(b"pid=") and line[4:].isdigit()]
-                if found:
+                if found or not more:
                     break
-            print(found[0].decode(), flush=True)
+            print("shell", found[0].decode() if found else "gone", flush=True)
             sys.stdin.read()
 
 

