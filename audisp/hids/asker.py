@@ -141,6 +141,7 @@ class Asker:
                 keywords=keywords,
                 record_type=found.record_type,
                 head=found.head,
+                witness=found.witness,
                 seconds=(seconds or {}).get(kind, 0),
                 rule=f"{alert.heading.title} [{alert.heading.id}]"[:MAX_TEXT],
                 why=why[:MAX_TEXT],

@@ -37,11 +37,13 @@ CALLS: Final = ("SYSCALL", "URINGOP")
 
 @attrs.frozen
 class Targets:
-    """By kind, what an event offers. record_type, head: of the record that says so (`audisp.react.request.Request`)."""
+    """By kind, what an event offers. record_type, head, witness: of the record that says so (see
+    `audisp.react.request.Request`)."""
 
     of: dict[Kind, Target]
     record_type: int
     head: bytes
+    witness: Process | None = None
 
 
 def targets(alert: Alert, proc: Path = Path("/proc"), sessions: Path = SESSIONS) -> Targets:
@@ -67,7 +69,7 @@ def targets(alert: Alert, proc: Path = Path("/proc"), sessions: Path = SESSIONS)
         return Targets(found, 0, b"")
     number = type_number(subject.type.encode("latin-1"))
     head = b"" if subject.type in CALLS else cut_head(event.raw.partition(b"\n")[0])
-    return Targets(found, min(number, MAX_ID), head)
+    return Targets(found, min(number, MAX_ID), head, _witness(event, subject) if head else None)
 
 
 def _address(
@@ -138,6 +140,19 @@ def _process(event: Event, subject: Record | None, proc: Path) -> Process | None
     if len(fields) < 20 or not fields[19].isdigit():
         return None
     return Process(pid, int(fields[19]))
+
+
+def _witness(event: Event, subject: Record) -> Process | None:
+    """The sender's parent, if the dispatcher, which looked first, saw the sender itself in no container."""
+    context = event.context
+    if not isinstance(context, Enrichment) or not context.parents:
+        return None
+    sender, parent = context.process, context.parents[0]
+    if sender is None or sender.pid != subject.integer("pid") or sender.ticks is None or parent.ticks is None:
+        return None
+    if sender.place is None or sender.place.container is not None or sender.parent != parent.key:
+        return None
+    return Process(parent.pid, parent.ticks)
 
 
 def _read(path: Path, most: int) -> bytes:

@@ -20,6 +20,8 @@ from audisp.react.request import Kind, Origin, Request
 
 AHEAD: Final = 2.0
 """Seconds that an event may be ahead of our clock. Kernel and we read the same one; more is a clock set back."""
+ENDED: Final = ("Z", "X")
+"""States of /proc/PID/stat in which nothing is left of a process but its number."""
 FRESH: Final = (Origin.LIVE, Origin.NETWORK, Origin.LOCAL)
 """Where an event may come in for what touches nothing of this host: a notice, a command with the event on its input.
 Never from a file or a spool: that is the past."""
@@ -141,11 +143,25 @@ class Judge:
             raise Refused("sender", f"the user-space record was sent by uid {sender.uid}")
         if self._collector:
             return  # its processes are not ours to look at
+        before = find(sender.pid, self._proc)
+        outside = before is not None and self._outside(sender.pid, self._proc)
+        # Looked at twice: of one that ended in between nothing was seen, and that is not to have been in a container.
         process = find(sender.pid, self._proc)
-        if process is None or born(process, now) > request.event_time / 1000 + BORN_AFTER:
-            raise Refused("sender", f"pid {sender.pid}, which sent the user-space record, is gone")
-        if not self._outside(sender.pid, self._proc):
+        if process is None or process.state in ENDED or born(process, now) > request.event_time / 1000 + BORN_AFTER:
+            self._witness(request, sender.pid)
+        elif not outside:
             raise Refused("sender", f"pid {sender.pid}, which sent the user-space record, may be in a container")
+
+    def _witness(self, request: Request, pid: int) -> None:
+        """The sender has ended: sshd's process of one connection lives for some milliseconds after a wrong password.
+        Then its parent must be there, outside of all containers, and the sender itself have been seen in none."""
+        if request.witness is None:
+            raise Refused("sender", f"pid {pid}, which sent the user-space record, is gone")
+        parent = find(request.witness.pid, self._proc)
+        if parent is None or parent.start != request.witness.start or parent.state in ENDED:
+            raise Refused("sender", f"pid {pid}, which sent the user-space record, is gone, and so is its parent")
+        if not self._outside(parent.pid, self._proc):
+            raise Refused("sender", f"pid {parent.pid}, whose child sent the user-space record, may be in a container")
 
 
 def born(process: Found, now: Now) -> float:

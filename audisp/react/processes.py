@@ -72,19 +72,23 @@ def ancestors(pid: int, proc: Path = Path("/proc")) -> frozenset[int]:
 
 
 def outside_of_containers(pid: int, proc: Path = Path("/proc")) -> bool:
-    """Whether the process surely runs on the host itself: in init's pid and user namespace, below init's root, and in
-    no cgroup of a container. False if it is gone or cannot be read. Needs root, as /proc/1/ns does."""
-    own, init = proc / str(pid), proc / "1"
+    """Whether the process surely runs on the host itself: in our pid and user namespace, below our root, and in no cgroup
+    of a container. False if it is gone or cannot be read.
+
+    Ours are the host's: who receives the kernel's records must be in its first namespaces (kernel/audit.c,
+    audit_netlink_ok). Not init's: /proc/1/ns is closed to root where a security module says so.
+    """
+    its, ours = proc / str(pid), proc / "self"
     try:
         for name in ("pid", "user"):
-            if os.readlink(own / "ns" / name) != os.readlink(init / "ns" / name):
+            if os.readlink(its / "ns" / name) != os.readlink(ours / "ns" / name):
                 return False
-        root, of_init = os.stat(own / "root"), os.stat(init / "root")
-        if (root.st_dev, root.st_ino) != (of_init.st_dev, of_init.st_ino):
+        root, our_root = os.stat(its / "root"), os.stat(ours / "root")
+        if (root.st_dev, root.st_ino) != (our_root.st_dev, our_root.st_ino):
             return False
         return all(
             of_path(line.split(":", 2)[2]).container is None
-            for line in _read(own / "cgroup").decode("utf-8", "surrogateescape").splitlines()
+            for line in _read(its / "cgroup").decode("utf-8", "surrogateescape").splitlines()
             if line.count(":") >= 2
         )
     except OSError:

@@ -17,7 +17,7 @@ import msgpack  # type: ignore[import-untyped]  # the package ships no types
 
 from audisp.errors import RemoteProtocolError
 
-VERSION: Final = 1
+VERSION: Final = 2
 MAX_MESSAGE: Final = 128 * 1024
 """Bytes. An event with its chain of processes, and a packet that the socket's default buffer (208 KiB) can hold."""
 MAX_EVENT: Final = 96 * 1024
@@ -137,8 +137,10 @@ class Request:
 
     number: the matcher's own, comes back in the result. deadline: when the act makes no sense any more.
     keywords: the rule is true of words anywhere in a text, and of nothing else. record_type: of the record that fired
-    the rule. head: of a user-space record, its bytes before ``msg='``; else empty. seconds: how long it shall last,
-    0: as configured; what is longer than configured is shortened. event: a JSON object.
+    the rule. head: of a user-space record, its bytes before ``msg='``; else empty. witness: the parent of that record's
+    sender, if the dispatcher's table of processes, which looked while the sender lived, has it in no container.
+    seconds: how long it shall last, 0: as configured; what is longer than configured is shortened. event: JSON, an
+    object.
     """
 
     number: int
@@ -152,6 +154,7 @@ class Request:
     keywords: bool = False
     record_type: int = 0
     head: bytes = b""
+    witness: Process | None = None
     seconds: int = 0
     rule: str = ""
     why: str = ""
@@ -196,6 +199,7 @@ def encode_request(request: Request) -> bytes:
     target = None if request.target is None else list(attrs.astuple(request.target))
     parts = [VERSION, *(getattr(request, name) for name in _PARTS)]
     parts[_PARTS.index("target") + 1] = target
+    parts[_PARTS.index("witness") + 1] = None if request.witness is None else list(attrs.astuple(request.witness))
     data: bytes = msgpack.packb([str(part) if isinstance(part, enum.StrEnum) else part for part in parts])
     try:
         decode_request(data)
@@ -234,6 +238,7 @@ def decode_request(data: bytes) -> Request:
         keywords=keywords,
         record_type=_number("record_type", given["record_type"], MAX_ID),
         head=_of(bytes, "head", given["head"], MAX_HEAD),
+        witness=None if given["witness"] is None else _process("witness", given["witness"]),
         seconds=_number("seconds", given["seconds"], MAX_ID),
         rule=_of(str, "rule", given["rule"], MAX_TEXT),
         why=_of(str, "why", given["why"], MAX_TEXT),
@@ -291,13 +296,19 @@ def _target(kind: Kind, given: object) -> Target:
     if not isinstance(given, list) or len(given) != len(attrs.fields(wanted)):
         raise RemoteProtocolError(f"{kind} needs a target of {len(attrs.fields(wanted))} parts")
     if wanted is Process:
-        return Process(_number("pid", given[0], MAX_PID, low=1), _number("start", given[1], MAX_TICKS))
+        return _process("target", given)
     if wanted is Session:
         return Session(
             _number("ses", given[0], MAX_ID), _number("uid", given[1], MAX_ID), _number("leader", given[2], MAX_PID, 1)
         )
     text = _of(str, "target", given[0], MAX_NAME)
     return Account(text) if wanted is Account else Address(text)
+
+
+def _process(name: str, given: object) -> Process:
+    if not isinstance(given, list) or len(given) != 2:
+        raise RemoteProtocolError(f"{name} is not a pid and a start time")
+    return Process(_number("pid", given[0], MAX_PID, low=1), _number("start", given[1], MAX_TICKS))
 
 
 def _number(name: str, given: object, high: int, low: int = 0) -> int:

@@ -18,10 +18,10 @@ from audisp.react.books import MAX_OPEN, Act, Now
 from audisp.react.head import Sender, cut_head, is_user_space, read_head
 from audisp.react.judge import REASONS
 from audisp.react.means import Prepared
-from audisp.react.processes import outside_of_containers
+from audisp.react.processes import find, outside_of_containers
 from audisp.react.request import Address, Kind, Level, Origin, Outcome, Process, Request, Result
 from tests.needs import ROOT, needs
-from tests.react.playing import HandClock, conf, entries, playing, request, victim
+from tests.react.playing import HandClock, becomes, conf, entries, playing, request, victim
 
 
 class Nothing:
@@ -151,6 +151,33 @@ async def test_a_sender_that_is_younger_than_its_record_is_another_one(tmp_path:
 
 
 @needs("root")
+async def test_a_sender_that_has_ended_has_a_witness(tmp_path: Path) -> None:
+    """sshd's process of one connection ends some milliseconds after it has told of a wrong password: zombie or gone."""
+    me = find(os.getpid())
+    assert me is not None
+    mine = Process(me.pid, me.start)
+    with subprocess.Popen(["/bin/true"]) as child:
+        becomes(child.pid, "Z")
+        for pid in (child.pid, 4194304):
+            asked = request(Kind.BLOCK, TARGET, record_type=1112, head=f"pid={pid} uid=0 auid=0 ses=1 ".encode())
+            gone = await _asked(tmp_path / f"{pid}a", conf(), asked, outside=True)
+            assert (gone.reason, "is gone" in gone.text) == ("sender", True)
+            seen = attrs.evolve(asked, witness=mine)
+            assert (await _asked(tmp_path / f"{pid}b", conf(), seen, outside=True)).outcome is Outcome.DONE
+            inside = await _asked(tmp_path / f"{pid}c", conf(), seen, outside=False)
+            assert (inside.reason, "container" in inside.text) == ("sender", True)
+            other = attrs.evolve(asked, witness=attrs.evolve(mine, start=mine.start - 1))
+            assert "parent" in (await _asked(tmp_path / f"{pid}d", conf(), other, outside=True)).text
+            forged = attrs.evolve(seen, head=f"pid={pid} uid=33 auid=0 ses=1 ".encode())
+            assert (await _asked(tmp_path / f"{pid}e", conf(), forged, outside=True)).reason == "sender"
+    # One that is there is looked at itself, whoever its parent is.
+    with victim() as (_, process):
+        head = f"pid={process.pid} uid=0 auid=0 ses=1 ".encode()
+        asked = request(Kind.BLOCK, TARGET, record_type=1112, head=head, witness=mine)
+        assert (await _asked(tmp_path / "f", conf(), asked, outside=False)).reason == "sender"
+
+
+@needs("root")
 @pytest.mark.parametrize("words", [["--pid", "--fork"], ["--user", "--map-root-user"]])
 def test_another_namespace_is_a_container(words: list[str]) -> None:
     with subprocess.Popen(
@@ -169,7 +196,7 @@ def test_another_namespace_is_a_container(words: list[str]) -> None:
 def test_another_root_is_a_container() -> None:
     """Docker with --pid=host has our pid namespace, and its own root."""
     with subprocess.Popen(["/bin/sleep", "60"]) as process:
-        assert outside_of_containers(process.pid) == outside_of_containers(os.getpid())
+        assert outside_of_containers(process.pid)
         process.kill()
     program = "import os, sys, time; os.chroot('/proc'); print(flush=True); time.sleep(60)"
     with subprocess.Popen(["python3", "-c", program], stdout=subprocess.PIPE) as process:
