@@ -8,7 +8,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,8 +16,10 @@ from typing import Any, Final
 import attrs
 import pytest
 
+from audisp.detect.form import LEVELS
+from tests.e2e.attacks import Traces, start_time
 from tests.e2e.daemons import Ours, add_plugin, lines_of
-from tests.e2e.recognising import SIGMA
+from tests.e2e.recognising import SEVERE, SIGMA
 from tests.e2e.stream import wait_for
 from tests.reachable import reachable_interpreter
 
@@ -169,11 +170,19 @@ def blocked(namespace: str) -> set[str]:
     return found
 
 
-def within(seconds: float, what: Any, message: str) -> None:
-    """As `wait_for`, with the time said."""
-    wait_for(what, f"{message}, within {seconds:g} s", seconds)
+def runs(traces: Traces) -> bool:
+    """Whether the attacker's process is still there."""
+    try:
+        return start_time(traces.pid) == traces.started and b") Z" not in Path(f"/proc/{traces.pid}/stat").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
-def now() -> float:
-    """Of the wall clock."""
-    return time.time()
+def acts(host: HidsHost, since: int, outcome: str) -> list[dict[str, Any]]:
+    """What came of requests in this way, after the first `since` objects."""
+    return [each for each in host.reactions(since) if each["outcome"] == outcome]
+
+
+def severe(host: HidsHost, since: int) -> list[str]:
+    """Titles of alerts to which somebody would react, after the first `since` objects."""
+    return [each["title"] for each in host.alerts(since=since) if LEVELS.index(each["level"]) >= SEVERE]

@@ -6,15 +6,14 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import pytest
 
-from audisp.detect.form import LEVELS
 from tests.e2e import attacks
-from tests.e2e.attacks import Network, Traces, start_time
-from tests.e2e.hids_host import HidsHost, blocked, hids_host, interpreter
-from tests.e2e.recognising import AUDIT_RULES, SEVERE, load_audit_rules
+from tests.e2e.attacks import Network, Traces
+from tests.e2e.hids_host import HidsHost, acts, blocked, hids_host, interpreter, runs, severe
+from tests.e2e.recognising import AUDIT_RULES, load_audit_rules
 from tests.e2e.stream import wait_for
 from tests.needs import needs
 
@@ -50,22 +49,6 @@ def network() -> Iterator[Network]:
 def python() -> Iterator[str]:
     with interpreter() as found:
         yield found
-
-
-def runs(traces: Traces) -> bool:
-    """Whether the attacker's process is still there."""
-    try:
-        return start_time(traces.pid) == traces.started and b") Z" not in Path(f"/proc/{traces.pid}/stat").read_bytes()
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-
-
-def acts(host: HidsHost, since: int, outcome: str) -> list[dict[str, Any]]:
-    return [each for each in host.reactions(since) if each["outcome"] == outcome]
-
-
-def severe(host: HidsHost, since: int) -> list[str]:
-    return [each["title"] for each in host.alerts(since=since) if LEVELS.index(each["level"]) >= SEVERE]
 
 
 def _once(host: HidsHost, name: str, network: Network, address: str) -> None:

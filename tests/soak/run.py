@@ -27,6 +27,7 @@ from tests.soak import (
     kills,
     memory,
     native,
+    reactions,
     stall,
     steady,
     store,
@@ -58,6 +59,7 @@ PARTS: Final[dict[str, tuple[Part, int, str]]] = {
     "hostile": (hostile.hostile, 100, "attacks of most kinds, in each of eight rounds"),
     "day": (day.day, 24, "simulated hours of assembly"),
     "attacks": (attacks.attacks, 20, "of each of five attacks that the starter rules must see"),
+    "reactions": (reactions.reactions, 20, "of each of five attacks, told of and acted on"),
     "hids": (hids.hids, 10_000_000, "events through rules and scores, hostile in every key"),
     "curious": (storms.curious, 15, "clients"),
 }
