@@ -108,8 +108,11 @@ def find(folder: Path, schema_for: SchemaFor, *, allow_links: bool = False) -> F
     return findings
 
 
-def _plugins(plugin_dir: Path, folder: Path, schema_for: SchemaFor, findings: Findings) -> set[Path]:
-    """Look at a folder of plugins. Returns the configurations of active children that forward."""
+def _plugins(
+    plugin_dir: Path, folder: Path, schema_for: SchemaFor, findings: Findings, *, collector: bool = False
+) -> set[Path]:
+    """Look at a folder of plugins. Returns the configurations of active children that forward. collector: all events are
+    other hosts'."""
     confs, errors = plugins.scan(plugin_dir)
     findings.plugins += len(confs)
     for error in errors:
@@ -119,10 +122,26 @@ def _plugins(plugin_dir: Path, folder: Path, schema_for: SchemaFor, findings: Fi
         findings.notices += each.notices
         if each.active and each.plugin is not None:
             _settings(each, schema_for, findings)
+        if each.active and each.reactions is not None:
+            _reactor(each, findings, collector=collector)
         if each.active and each.command is not None and Path(each.command[0]).name == REMOTE:
             named = each.command[each.command.index(OPTION) + 1 :] if OPTION in each.command else ()
             forwarding.add(Path(named[0]) if named else folder / remote.NAME)
     return forwarding
+
+
+def _reactor(conf: plugins.PluginConf, findings: Findings, *, collector: bool) -> None:
+    """Look at what the reactor of a plugin goes by; on a collector, whether it asks for what a collector cannot do."""
+    path = Path(conf.reactions or "")
+    try:
+        reactions.read(path, collector=collector)
+    except FileNotFoundError:
+        (line,) = _lines(conf.path, "reactions", PLUGIN_CONF)[-1:]
+        findings.add(ConfigError(f"{path} is missing", path=conf.path, line=line, key="reactions"))
+    except ConfigError as problem:
+        for each in flat(problem):
+            if str(each) not in findings.errors:
+                findings.add(each)
 
 
 def _remote(default: Path, forwarding: set[Path], findings: Findings) -> None:
@@ -137,14 +156,16 @@ def _remote(default: Path, forwarding: set[Path], findings: Findings) -> None:
 
 
 def _reactions(folder: Path, findings: Findings) -> None:
-    """Look at what the HIDS goes by, where it is there. reactions.conf is taken for a host's: what a collector's may
-    not have, the collector says. ids.conf is upstream's, and may be there for nobody but upstream."""
+    """Look at what the HIDS goes by, where it is there. reactions.conf is taken for a host's, if no plugin names it.
+    ids.conf is upstream's, and may be there for nobody but upstream."""
     try:
         reactions.read(folder / reactions.NAME)
     except FileNotFoundError:
         pass
     except ConfigError as problem:
-        findings.add(problem)
+        for each in flat(problem):
+            if str(each) not in findings.errors:
+                findings.add(each)
     try:
         ids.read(folder / ids.NAME)
     except FileNotFoundError:
@@ -166,7 +187,9 @@ def _collector(path: Path, schema_for: SchemaFor, findings: Findings, *, allow_l
     beside = path.parent / COLLECTOR_PLUGINS.name
     plugin_dir = beside if conf.plugin_dir == COLLECTOR_PLUGINS and beside.is_dir() else conf.plugin_dir
     # Without plugins a collector stores, which is its work.
-    return _plugins(plugin_dir, path.parent, schema_for, findings) if plugin_dir.is_dir() else set()
+    if not plugin_dir.is_dir():
+        return set()
+    return _plugins(plugin_dir, path.parent, schema_for, findings, collector=True)
 
 
 def _sources(conf: audispd.AudispdConf, path: Path, findings: Findings, *, allow_links: bool) -> None:

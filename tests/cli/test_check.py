@@ -11,6 +11,7 @@ import pytest
 
 from audisp.cli.check import OK, UNREADABLE, WRONG, check, find
 from audisp.errors import PluginError
+from tests.needs import needs
 
 ENOUGH = "log_format = raw\nspace_left = 75\nadmin_space_left = 50\n"
 
@@ -242,3 +243,22 @@ def test_what_the_hids_goes_by_is_looked_at_where_it_is(folder: Path) -> None:
     assert len(found.errors) == len(found.notices) == 1
     assert "reactions.conf:2: unknown key 'block_adress' (did you mean 'block_address'?)" in found.errors[0]
     assert "ids.conf:1: option_session_badness1_reaction: system_halt is not carried out here" in found.notices[0]
+
+
+@needs("root")
+def test_what_a_collector_cannot_do_is_refused_there(folder: Path) -> None:
+    """The same reactions.conf of a plugin of the dispatcher's and of one of the collector's."""
+    conf = folder / "reactions.conf"
+    text = f"plugin = stdout\nisolation = process\nuser = nobody\nreactions = {conf}\n"
+    put(folder / "plugins.d" / "seen.audisp", f"active = yes\n{text}")
+    put(conf, "notify = high\nblock_address = high\n")
+    wrong = [each for each in find(folder, schema_for).errors if "reactions" in each]
+    assert wrong == []
+    put(folder / "audisp-collector.conf", "tls_allowed_clients = /etc/audit/clients\n")
+    put(folder / "collector.d" / "seen.audisp", f"active = yes\n{text}")
+    wrong = [each for each in find(folder, schema_for).errors if "reactions" in each]
+    assert len(wrong) == 1
+    assert "reactions.conf:2: block_address" in wrong[0]
+    conf.unlink()
+    wrong = [each for each in find(folder, schema_for).errors if "reactions" in each]
+    assert [each.partition(": ")[0].rpartition("/")[2] for each in wrong] == ["seen.audisp:5", "seen.audisp:5"]
