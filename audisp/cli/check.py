@@ -111,8 +111,8 @@ def find(folder: Path, schema_for: SchemaFor, *, allow_links: bool = False) -> F
 def _plugins(
     plugin_dir: Path, folder: Path, schema_for: SchemaFor, findings: Findings, *, collector: bool = False
 ) -> set[Path]:
-    """Look at a folder of plugins. Returns the configurations of active children that forward. collector: all events are
-    other hosts'."""
+    """Look at a folder of plugins. Returns the configurations of active children that forward. collector: all events
+    are other hosts'."""
     confs, errors = plugins.scan(plugin_dir)
     findings.plugins += len(confs)
     for error in errors:
