@@ -24,7 +24,8 @@ pytestmark = [needs("root"), pytest.mark.timeout(180, func_only=True)]
 
 ATTACK = (
     "node=liar type=USER_AUTH msg=audit({stamp}): pid={pid} uid=0 auid=4294967295 ses=4294967295 "
-    'msg=\'op=PAM:authentication grantors=? acct="bob" exe="/usr/sbin/sshd" hostname=192.0.2.7 addr=192.0.2.7 terminal=ssh res=failed\'\n'
+    'msg=\'op=PAM:authentication grantors=? acct="bob" exe="/usr/sbin/sshd" '
+    "hostname=192.0.2.7 addr=192.0.2.7 terminal=ssh res=failed'\n"
 )
 
 
@@ -73,7 +74,7 @@ def test_a_hosts_attack_is_told_of_and_only_told(python: str) -> None:
             wait_for(
                 lambda: [each for each in lines_of(told) if b"op=hids-alert" in each], "other plugins get the record"
             )
-            # A host's processes, sessions and addresses are not ours: such a file is refused, and the plugin stays down.
+            # A host's processes and addresses are not ours: such a file is refused, and the plugin stays down.
             conf.write_text(f"{conf.read_text()}block_address = high\n")
             collector.restart()
             wait_for(lambda: "block_address" in collector.said(), "it says so")
