@@ -38,6 +38,7 @@ SCORES: Final = "scores"
 """File of the scores in the plugin's folder."""
 SCORES_BYTES: Final = 64 << 20
 """Largest such file that is read."""
+AS_ROOT: Final = "reads as root what attackers write; isolation = process and user = somebody else are for that"
 TICK: Final = 1.0
 SAVE_SECONDS: Final = 60.0
 """Between two times that the scores are kept: what a crash costs."""
@@ -104,6 +105,8 @@ async def open_hids(settings: HidsSettings, host: Host) -> AsyncIterator[Deliver
         raise PluginError(str(error)) from error
     conf = None if settings.ids_conf is None else ids.read(settings.ids_conf)
     collector = not host.local
+    if os.geteuid() == 0:
+        host.say("warning", AS_ROOT)
     services = None if collector else await trio.to_thread.run_sync(service_accounts)
     scores = Scores(settings_of(conf, services, learning=settings.learning_time))
     detector = Detector(rules, told=parent_of, watched=scores.watched)

@@ -99,7 +99,7 @@ class Watcher:
         """Look at a batch."""
         with self._lock:
             findings = self._not_ours(self._detector.detect(batch), batch)
-            scored = self._scores.feed(batch, findings, self._detector.scan)
+            scored = self._scores.feed(batch, findings, self._detector.scan, now=self._clock())
             self.books.findings += len(findings)
             left = MAX_PER_BATCH
             for finding in findings:

@@ -22,6 +22,7 @@ from audisp.react.request import Account, Address, Kind, Level, Origin, Outcome,
 from tests.detect.replaying import correlation, id_of, rule
 from tests.dispatch.voices import until
 from tests.hids.watching import BAD, NETCAT, WORDS, watching
+from tests.needs import needs
 
 HIGH = ("high", "critical")
 ALL = dict.fromkeys(Kind, HIGH)
@@ -127,6 +128,15 @@ async def test_what_is_below_the_level_makes_no_alert_and_scores(tmp_path: Path,
         scored = [each for each in seen.alerts("Score") if each["score"]["entity"] == "address"][-1]
         assert scored["score"]["key"] == "192.0.2.9"
         assert scored["score"]["why"]
+
+
+@needs("root")
+async def test_root_is_warned(tmp_path: Path) -> None:
+    async with watching(tmp_path, NETCAT) as seen:
+        assert (
+            "warning",
+            "reads what attackers write, as root: isolation = process and user = somebody else are for it",
+        ) in (seen.host.said)
 
 
 async def test_no_rule_is_an_error(tmp_path: Path) -> None:
