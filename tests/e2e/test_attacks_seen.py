@@ -28,7 +28,7 @@ pytestmark = [
     pytest.mark.usefixtures("audit"),
 ]
 
-ROUNDS: Final = 5
+ROUNDS: Final = 3
 
 
 @pytest.fixture(scope="module")

@@ -165,6 +165,7 @@ def test_every_rule_is_documented() -> None:
 
 
 @needs("corpus")
+@pytest.mark.timeout(180)
 def test_the_whole_recording(tmp_path: Path) -> None:
     """49,629 events, of which ausearch makes 49,665: it splits these 36, and the documentation lists them."""
     result = compare(lzma.decompress((CORPUS / "mixed.log.xz").read_bytes()), tmp_path)

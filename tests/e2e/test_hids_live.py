@@ -23,7 +23,7 @@ pytestmark = [
     pytest.mark.usefixtures("audit"),
 ]
 
-ROUNDS: Final = 3
+ROUNDS: Final = 2
 """In `make soak` twenty."""
 WITHIN: Final = 1.0
 """Seconds from an event's stamp to the record that tells of it."""
