@@ -9,12 +9,23 @@ import socket
 import sys
 
 
+SECONDS = 10.0
+"""In which a shell that is started connects, if it ever does."""
+
+
 def listen(address: str, port: int) -> None:
     """`ready`, then on standard output `shell` and what it says of itself (`pid=N`), or `gone` if it was ended before
     it could; until standard input ends."""
     with socket.create_server((address, port)) as server:
         print("ready", flush=True)
-        shell, _ = server.accept()
+        server.settimeout(SECONDS)
+        try:
+            shell, _ = server.accept()
+        except TimeoutError:
+            # Somebody was quick to react: it was ended before it could connect.
+            print("shell gone", flush=True)
+            sys.stdin.read()
+            return
         with shell:
             # A shell that does nothing but echo what it is sent would say `pid=$$`.
             shell.sendall(b"echo pid=$$\n")
