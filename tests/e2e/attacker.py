@@ -8,7 +8,6 @@ from __future__ import annotations
 import socket
 import sys
 
-
 SECONDS = 10.0
 """In which a shell that is started connects, if it ever does."""
 
