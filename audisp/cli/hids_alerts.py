@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 import time
-from collections.abc import Iterator
+from collections import deque
 from pathlib import Path
 from typing import Any, Final
 
@@ -33,8 +32,8 @@ def add_alerts(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     )
     each.add_argument("--folder", type=Path, default=FOLDER, metavar="DIR", help=f"the plugin's folder ({FOLDER})")
     each.add_argument("--level", choices=LEVELS, default=LEVELS[0], help="the least level shown")
-    each.add_argument("--number", type=int, metavar="N", help="one alert, whole, with its records")
-    each.add_argument("--last", type=int, metavar="N", help="only the last N")
+    each.add_argument("--number", type=_positive, metavar="N", help="one alert, whole, with its records")
+    each.add_argument("--last", type=_positive, metavar="N", help="only the last N")
     each.add_argument("--follow", action="store_true", help="go on with what comes")
     each.add_argument("--json", action="store_true", help="one JSON object per line, for programs")
 
@@ -42,19 +41,40 @@ def add_alerts(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
 def alerts(given: argparse.Namespace) -> int:
     """Do it; the exit status. Raises AudispError, BrokenPipeError, KeyboardInterrupt."""
     least = LEVELS.index(given.level)
+    write = _json if given.json else _whole if given.number is not None else line
+    last: deque[dict[str, Any]] = deque(maxlen=given.last)
+    following = False
+
+    def wait() -> None:
+        nonlocal following
+        following = True
+        while last:
+            print(write(last.popleft()))
+        sys.stdout.flush()
+        time.sleep(FOLLOW_SECONDS)
+
     try:
-        found = [each for each in read(given.folder) if _wanted(each, least, given.number)]
+        for each in read(given.folder, wait=wait if given.follow else None):
+            if not _wanted(each, least, given.number):
+                continue
+            # Only as many are kept as are asked for: there may be half a gigabyte of them.
+            if given.last is not None and not following:
+                last.append(each)
+            else:
+                print(write(each))
+    except BrokenPipeError:
+        raise
     except OSError as error:
         raise AudispError(f"{given.folder / NAME}: {error.strerror}") from error
-    write = _json if given.json else _whole if given.number is not None else line
-    for each in found[-given.last :] if given.last else found:
+    for each in last:
         print(write(each))
-    if given.follow:
-        sys.stdout.flush()
-        for each in _more(given.folder / NAME):
-            if _wanted(each, least, given.number):
-                print(write(each), flush=True)
     return 0
+
+
+def _positive(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 upwards")
+    return int(text)
 
 
 def line(each: dict[str, Any]) -> str:
@@ -99,38 +119,3 @@ def _wanted(each: dict[str, Any], least: int, number: int | None) -> bool:
         return each.get("alert") == number
     level = each.get("level")
     return level not in LEVELS or LEVELS.index(level) >= least
-
-
-def _more(path: Path) -> Iterator[dict[str, Any]]:
-    """What is appended from now on, also to the file that takes this one's place."""
-    file = path.open("rb")
-    file.seek(0, 2)
-    pending = b""
-    try:
-        while True:
-            pending += file.read()
-            *lines, pending = pending.split(b"\n")
-            for each in lines:
-                try:
-                    found = json.loads(each)
-                except ValueError:
-                    continue
-                if isinstance(found, dict):
-                    yield found
-            try:
-                turned = path.stat().st_ino != _inode(file.fileno())
-            except FileNotFoundError:
-                turned = False
-            if turned and not (rest := file.read()):
-                file.close()
-                file, pending = path.open("rb"), b""
-            elif turned:
-                pending += rest
-            else:
-                time.sleep(FOLLOW_SECONDS)
-    finally:
-        file.close()
-
-
-def _inode(descriptor: int) -> int:
-    return os.fstat(descriptor).st_ino

@@ -172,9 +172,10 @@ def _number(value: object, below: int) -> int:
 
 
 def _amount(value: object) -> float:
-    if type(value) not in (int, float) or not 0 <= value <= MAX_SCORE:  # type: ignore[operator]  # it is one by then
+    # bool is an int to Python, and none to us.
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= MAX_SCORE:
         raise _wrong("a score")
-    return float(value)  # type: ignore[arg-type]  # as above
+    return float(value)
 
 
 def _flag(value: object) -> bool:

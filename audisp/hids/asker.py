@@ -26,6 +26,7 @@ from audisp.react.request import (
     MAX_EVENT,
     MAX_MESSAGE,
     MAX_TEXT,
+    TARGETS,
     Kind,
     Level,
     Origin,
@@ -107,18 +108,23 @@ class Asker:
         keywords: bool,
         why: str,
         only: frozenset[Kind] | None = None,
+        repeated: bool = False,
         seconds: Mapping[Kind, int] | None = None,
     ) -> int:
         """Ask for everything that is allowed and that the event offers a target for; how many requests were sent.
 
-        only: of these kinds alone. seconds: how long each shall last; otherwise as reactions.conf says.
+        only: of these kinds alone. seconds: how long each shall last; otherwise as reactions.conf says. repeated: it
+        was told before, and somebody was notified; only what has a target, which may be another one, is asked for.
         """
         level = alert.heading.level
         kinds = [kind for kind in Kind if level in self._allowed.get(kind.value, ())]
         if only is not None:
             kinds = [kind for kind in kinds if kind in only]
-        if not kinds:
+        if repeated:
+            kinds = [kind for kind in kinds if TARGETS[kind] is not None]
+        elif not kinds:
             self.counts["unallowed"] += 1
+        if not kinds:
             return 0
         found = self._find(alert)
         id_ = alert.event.id

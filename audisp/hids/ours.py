@@ -17,6 +17,8 @@ from audisp.event import Event
 
 FIELD_22: Final = 19
 """Start time among the fields behind the last parenthesis of /proc/PID/stat (proc(5))."""
+STAT_BYTES: Final = 4_096
+"""Of that file: numbers, and a name of 64 characters at most."""
 
 
 class Ours:
@@ -54,10 +56,15 @@ def parent_of(event: Event) -> Known | None:
 def above() -> Ours:
     """For an isolated plugin: the dispatcher is its parent."""
     pid = os.getppid()
+    return Ours(pid, started(pid))
+
+
+def started(pid: int, proc: str = "/proc") -> int | None:
+    """When a process started, in ticks since boot; None if there is none, or it cannot be seen."""
     try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            stat = file.read(4_096)
-        start: int | None = int(stat[stat.rindex(b")") + 1 :].split()[FIELD_22])
+        with open(f"{proc}/{pid}/stat", "rb") as file:
+            stat = file.read(STAT_BYTES)
+        # The name in the second field may hold anything; the fields behind it begin after its last parenthesis.
+        return int(stat[stat.rindex(b")") + 1 :].split()[FIELD_22])
     except (OSError, ValueError, IndexError):
-        start = None
-    return Ours(pid, start)
+        return None

@@ -11,8 +11,9 @@ import os
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from itertools import islice
 from pathlib import Path
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 import attrs
 import trio
@@ -21,18 +22,21 @@ from audisp.config import ids
 from audisp.config.grammar import ConfigErrors
 from audisp.config.schema import key
 from audisp.config.values import size
-from audisp.detect.detector import Detector
 from audisp.detect.form import RuleSet
-from audisp.detect.scores import Scores
 from audisp.detect.weights import LEARNING
 from audisp.errors import AudispError, ConfigError, ParseError, PluginError
 from audisp.hids.alertfile import AlertFile
 from audisp.hids.asker import Asker
+from audisp.hids.folder import MAX_ENTRIES
 from audisp.hids.load import load, require_extra
 from audisp.hids.ours import above, parent_of
 from audisp.hids.scoring import service_accounts, settings_of
-from audisp.hids.watch import Watcher
 from audisp.plugin import Delivery, Host, PluginType, hookimpl
+
+if TYPE_CHECKING:
+    from audisp.detect.detector import Detector
+    from audisp.detect.scores import Scores
+    from audisp.hids.watch import Watcher
 
 SCORES: Final = "scores"
 """File of the scores in the plugin's folder."""
@@ -91,7 +95,8 @@ class HidsSettings:
         for path in self.rules:
             found.append(path)
             if path.is_dir():
-                found += [Path(folder) / name for folder, _, names in os.walk(path) for name in names]
+                files = (Path(folder) / name for folder, _, names in os.walk(path) for name in names)
+                found += islice(files, MAX_ENTRIES)
         return found
 
 
@@ -100,6 +105,11 @@ async def open_hids(settings: HidsSettings, host: Host) -> AsyncIterator[Deliver
     """Load the rules and what was kept; PluginError if there is nothing to look for."""
     try:
         require_extra()
+        # They need the optional packages: before it is known that these are there, nothing may.
+        from audisp.detect.detector import Detector
+        from audisp.detect.scores import Scores
+        from audisp.hids.watch import Watcher
+
         rules = await trio.to_thread.run_sync(load, list(settings.rules))
     except AudispError as error:
         raise PluginError(str(error)) from error
@@ -119,6 +129,7 @@ async def open_hids(settings: HidsSettings, host: Host) -> AsyncIterator[Deliver
         scores,
         host,
         file,
+        number=await trio.to_thread.run_sync(file.last_number),
         clock=time.time,
         repeat_time=settings.repeat_time,
         alert_level=settings.alert_level,

@@ -7,7 +7,6 @@ left out, never guessed: a process only with the start time that makes it one, a
 from __future__ import annotations
 
 import os
-import pwd
 import re
 from pathlib import Path
 from typing import Final
@@ -18,6 +17,7 @@ from audisp.detect.form import Correlation, Is, Node, Not, Rule, RuleSet
 from audisp.detect.views import ConnectionView
 from audisp.enrich.facts import Enrichment
 from audisp.event import Event
+from audisp.hids.ours import started
 from audisp.hids.told import Alert
 from audisp.parse.record import Record
 from audisp.parse.types import type_number
@@ -28,8 +28,10 @@ SESSIONS: Final = Path("/run/systemd/sessions")
 """Where logind says what it knows of each session, for everybody to read (systemd, src/login/logind-session.c)."""
 MAX_SESSION: Final = 4_096
 """Bytes read of such a file; it has some twenty short lines."""
-MAX_STAT: Final = 4_096
-"""Bytes of /proc/PID/stat: numbers, and a name of 64 characters at most."""
+PASSWD: Final = Path("/etc/passwd")
+"""Where the reactor looks for an account, and nowhere else; a directory over the network could also keep us waiting."""
+MAX_PASSWD: Final = 1 << 20
+"""Bytes read of it: some 15,000 accounts."""
 _LINE: Final = re.compile(r"^(UID|LEADER|AUDIT)=([0-9]{1,10})$", re.M)
 CALLS: Final = ("SYSCALL", "URINGOP")
 """Records in which `pid` is who did it. In one that user space sent it is the sender: sshd, sudo, cron."""
@@ -105,11 +107,17 @@ def _account(subject: Record | None, group: dict[str, bytes], scored: tuple[str,
     elif subject is not None:
         auid = subject.integer("auid")
         if auid is not None and 0 < auid <= MAX_ID:
-            try:
-                name = pwd.getpwuid(auid).pw_name
-            except KeyError:
-                name = None
+            name = _name_of(auid)
     return name if name and len(name) <= MAX_NAME and name.isascii() else None
+
+
+def _name_of(uid: int) -> str | None:
+    """The account's name, if it is one of this host's own."""
+    for line in _read(PASSWD, MAX_PASSWD).split(b"\n"):
+        fields = line.split(b":")
+        if len(fields) == 7 and fields[2] == b"%d" % uid:
+            return fields[0].decode("ascii", "replace")
+    return None
 
 
 def _session(ses: int | None, sessions: Path) -> Session | None:
@@ -134,12 +142,8 @@ def _process(event: Event, subject: Record | None, proc: Path) -> Process | None
         ticks = context.process.ticks
         if ticks is not None:
             return Process(pid, ticks)
-    stat = _read(proc / str(pid) / "stat", MAX_STAT)
-    fields = stat[stat.rfind(b")") + 1 :].split()
-    # Field 22 counted from 1, of which the first two are before the last parenthesis (proc(5)).
-    if len(fields) < 20 or not fields[19].isdigit():
-        return None
-    return Process(pid, int(fields[19]))
+    ticks = started(pid, str(proc))
+    return None if ticks is None else Process(pid, ticks)
 
 
 def _witness(event: Event, subject: Record) -> Process | None:

@@ -62,7 +62,8 @@ class Books:
 
 
 class Watcher:
-    """Thread-safe. clock: seconds since the epoch. ours: None where events are other hosts'."""
+    """Thread-safe. number: of the last alert there was. clock: seconds since the epoch. ours: None where events are
+    other hosts'."""
 
     def __init__(
         self,
@@ -72,6 +73,7 @@ class Watcher:
         host: Host,
         file: AlertFile,
         *,
+        number: int,
         clock: Callable[[], float],
         repeat_time: float,
         alert_level: str,
@@ -87,7 +89,7 @@ class Watcher:
         self._repeats = Repeats(repeat_time)
         self._least = LEVELS.index(alert_level)
         self._keywords = by_keywords(rules)
-        self._number = file.last_number()
+        self._number = number
         self._lock = threading.Lock()
         self._out: list[dict[str, Any]] = []
         """Objects for the file, of the batch at hand."""
@@ -143,7 +145,8 @@ class Watcher:
         if self.asker is not None:
             keywords = finding.heading.id in self._keywords
             why = f"{finding.heading.title}: {finding.view}"
-            self.asker.ask(alert, self._origin(finding, batch), keywords=keywords, why=why)
+            origin = self._origin(finding, batch)
+            self.asker.ask(alert, origin, keywords=keywords, why=why, repeated=number is not None)
 
     def _reached(self, scored: Scored, batch: Batch) -> None:
         title = f"Score of {scored.kind} {scored.key} has reached {scored.threshold:g}"

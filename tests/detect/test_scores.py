@@ -157,15 +157,15 @@ def test_sessions_carry_their_address_over_the_threshold() -> None:
 
 def test_a_session_and_the_tree_in_it_are_one_matter_to_the_address() -> None:
     scoring, stream = Scoring(), Stream()
-    work = {"ses": 5, "auid": 1000, "pid": 7, "ppid": 1}
+    work: dict[str, Any] = {"ses": 5, "auid": 1000, "pid": 7, "ppid": 1}
     scoring.feed(stream.user(0, "USER_START", res="success", ses=5, auid=1000))
-    scoring.feed(stream.call(1, argv=["x"], **work))  # type: ignore[arg-type]
-    found = scoring.feed(*[stream.call(2, key='"ids-archive"', **work) for _ in range(2)])  # type: ignore[arg-type]
+    scoring.feed(stream.call(1, argv=["x"], **work))
+    found = scoring.feed(*[stream.call(2, key='"ids-archive"', **work) for _ in range(2)])
     assert [kind for kind, _ in fired(found)] == ["session", "tree"]
     assert scoring.score("address", "192.0.2.1") == 2
     # Another tree of the same session neither.
-    scoring.feed(stream.call(3, argv=["x"], **work | {"pid": 8}))  # type: ignore[arg-type]
-    again = [stream.call(4, key='"ids-archive"', **work | {"pid": 8}) for _ in range(2)]  # type: ignore[arg-type]
+    scoring.feed(stream.call(3, argv=["x"], **work | {"pid": 8}))
+    again = [stream.call(4, key='"ids-archive"', **work | {"pid": 8}) for _ in range(2)]
     assert [kind for kind, _ in fired(scoring.feed(*again))] == ["tree"]
     assert scoring.score("address", "192.0.2.1") == 2
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import msgpack  # type: ignore[import-untyped]  # the package ships no types
 import pytest
@@ -131,10 +132,10 @@ def test_the_heap_agrees_with_looking_at_all(seed: int) -> None:
 # ---- what was never there before ----
 
 
-def weeks(scoring: Scoring, stream: Stream, *, days: int = 8, **more: object) -> None:
+def weeks(scoring: Scoring, stream: Stream, *, days: int = 8, **more: Any) -> None:
     """A host at its usual work."""
     for day in range(days):
-        scoring.feed(*[stream.call(day * DAY + at, argv=["id"], **more) for at in range(10)])  # type: ignore[arg-type]
+        scoring.feed(*[stream.call(day * DAY + at, argv=["id"], **more) for at in range(10)])
 
 
 def test_a_new_program_counts_after_the_time_of_learning_and_by_itself_never_much() -> None:
@@ -178,9 +179,9 @@ def test_of_a_user_of_whom_little_is_known_nothing_is_new() -> None:
 
 def test_a_new_child_of_a_known_parent_counts() -> None:
     scoring, stream = Scoring(), Stream()
-    server = {"pid": 300, "ppid": 1, "exe": "/usr/sbin/apache2", "argv": ["apache2"]}
+    server: dict[str, Any] = {"pid": 300, "ppid": 1, "exe": "/usr/sbin/apache2", "argv": ["apache2"]}
     for day in range(9):
-        start = stream.call(day * DAY, **server)  # type: ignore[arg-type]
+        start = stream.call(day * DAY, **server)
         scoring.feed(start, *[stream.call(day * DAY + 1, argv=["id"], pid=400 + at, ppid=300) for at in range(5)])
         # The shell is known, elsewhere.
         scoring.feed(stream.call(day * DAY + 2, argv=["sh"], exe="/bin/sh", pid=900, ppid=899))

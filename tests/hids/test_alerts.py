@@ -55,6 +55,29 @@ def test_what_a_crash_has_cut_costs_itself_alone(tmp_path: Path) -> None:
     assert [each["alert"] for each in read(tmp_path)] == [1, 3]
 
 
+@pytest.mark.parametrize("how", ["removed", "moved"])
+def test_a_file_that_is_gone_is_begun_anew(tmp_path: Path, how: str) -> None:
+    """rm, or logrotate, by a tired administrator."""
+    file = AlertFile(str(tmp_path), 1 << 20)
+    file.write([entry(1)])
+    path = tmp_path / alertfile.NAME
+    if how == "removed":
+        path.unlink()
+    else:
+        path.rename(tmp_path / "kept")
+    file.write([entry(2)])
+    file.close()
+    assert [each["alert"] for each in read(tmp_path)] == [2]
+
+
+def test_numbers_go_on_whatever_stands_last(tmp_path: Path) -> None:
+    file = AlertFile(str(tmp_path), 400)
+    file.write([entry(7)])
+    file.write([{**entry(3), "repeated": 5, "more": "x" * 400}, {"reaction": "notify", "alert": 9_999}])
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["alerts.json", "alerts.json.1"]
+    assert AlertFile(str(tmp_path), 400).last_number() == 7
+
+
 def test_a_link_is_not_written_through(tmp_path: Path) -> None:
     (tmp_path / "elsewhere").write_text("")
     (tmp_path / alertfile.NAME).symlink_to(tmp_path / "elsewhere")
@@ -85,6 +108,8 @@ def test_the_command(tmp_path: Path) -> None:
     assert [each.split()[0] for each in shown(tmp_path).stdout.splitlines()] == ["1", "2", "2", "2"]
     assert [each.split()[0] for each in shown(tmp_path, "--level", "high").stdout.splitlines()] == ["2"] * 3
     assert len(shown(tmp_path, "--last", "1").stdout.splitlines()) == 1
+    wrong = shown(tmp_path, "--last", "0")
+    assert (wrong.returncode, "is not a number from 1 upwards" in wrong.stderr) == (2, True)
     assert " x5 " in shown(tmp_path, "--last", "2").stdout
     as_json = shown(tmp_path, "--json", "--number", "2").stdout.splitlines()
     assert [json.loads(each)["alert"] for each in as_json] == [2, 2, 2]
