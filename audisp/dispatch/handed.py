@@ -95,10 +95,7 @@ def own_folder(state_dir: Path, name: str) -> str:
 def _folder(conf: PluginConf, state_dir: Path) -> int:
     """Descriptor (O_PATH) of the plugin's folder, which belongs to its user."""
     path = plugin_folder(state_dir, conf.name)
-    uid, gid = os.geteuid(), os.getegid()
-    if conf.user is not None and uid == 0:
-        entry = pwd.getpwuid(int(conf.user)) if conf.user.isdigit() else pwd.getpwnam(conf.user)
-        uid, gid = entry.pw_uid, entry.pw_gid
+    uid, gid = _user(conf)
     try:
         make_folder(path.parent)
         parent = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -124,6 +121,17 @@ def _folder(conf: PluginConf, state_dir: Path) -> int:
     return folder
 
 
+def _user(conf: PluginConf) -> tuple[int, int]:
+    """Uid and gid that the plugin's process has. Raises PluginError."""
+    if conf.user is None or os.geteuid() != 0:
+        return os.geteuid(), os.getegid()
+    try:
+        entry = pwd.getpwuid(int(conf.user)) if conf.user.isdigit() else pwd.getpwnam(conf.user)
+    except KeyError as error:
+        raise PluginError(f"there is no user {conf.user} any more") from error
+    return entry.pw_uid, entry.pw_gid
+
+
 def _reactor(
     conf: PluginConf, config: Path, state_dir: Path, say: Say, *, collector: bool
 ) -> tuple[int, tuple[str, ...]]:
@@ -134,8 +142,7 @@ def _reactor(
         raise PluginError(f"reactions: {config} is missing") from error
     except ConfigError as error:
         raise PluginError(f"reactions: {error}") from error
-    user = conf.user
-    uid = os.geteuid() if user is None else int(user) if user.isdigit() else pwd.getpwnam(user).pw_uid
+    uid, _ = _user(conf)
     ours, theirs = pair()
     with ours, theirs:
         read_end, write_end = os.pipe2(os.O_CLOEXEC)

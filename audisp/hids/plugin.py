@@ -26,10 +26,8 @@ from audisp.detect.form import RuleSet
 from audisp.detect.weights import LEARNING
 from audisp.errors import AudispError, ConfigError, ParseError, PluginError
 from audisp.hids.alertfile import AlertFile
-from audisp.hids.asker import Asker
 from audisp.hids.folder import MAX_ENTRIES
 from audisp.hids.load import load, require_extra
-from audisp.hids.ours import above, parent_of
 from audisp.hids.scoring import service_accounts, settings_of
 from audisp.plugin import Delivery, Host, PluginType, hookimpl
 
@@ -108,6 +106,8 @@ async def open_hids(settings: HidsSettings, host: Host) -> AsyncIterator[Deliver
         # They need the optional packages: before it is known that these are there, nothing may.
         from audisp.detect.detector import Detector
         from audisp.detect.scores import Scores
+        from audisp.hids.asker import Asker
+        from audisp.hids.ours import above, parent_of
         from audisp.hids.watch import Watcher
 
         rules = await trio.to_thread.run_sync(load, list(settings.rules))

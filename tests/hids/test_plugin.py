@@ -6,6 +6,8 @@ import errno
 import json
 import os
 import stat
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,7 @@ from audisp.react.request import Account, Address, Kind, Level, Origin, Outcome,
 from tests.detect.replaying import correlation, id_of, rule
 from tests.dispatch.voices import until
 from tests.hids.watching import BAD, NETCAT, WORDS, watching
-from tests.needs import needs
+from tests.needs import ROOT, needs
 
 HIGH = ("high", "critical")
 ALL = dict.fromkeys(Kind, HIGH)
@@ -384,3 +386,14 @@ def whole(lines: list[bytes]) -> list[dict[str, Any]]:
         except ValueError:
             continue
     return found
+
+
+def test_without_the_optional_packages_the_plugin_can_say_so() -> None:
+    """Its module is imported to read its settings; only when it opens is there something to say."""
+    program = (
+        "import sys; sys.path[:0] = sys.argv[1:]\n"
+        "for name in ('ahocorasick_rs', 're2', 'sigma'): sys.modules[name] = None\n"
+        "import audisp.hids.plugin as plugin; print(plugin.audisp_plugins()[0].name)\n"
+    )
+    words = [sys.executable, "-I", "-c", program, str(ROOT), str(ROOT / "plugins")]
+    assert subprocess.run(words, capture_output=True, text=True, check=True).stdout == "hids\n"
